@@ -1,0 +1,72 @@
+# `make help` lists the targets. Each sets up what it needs in .venv, once.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.keytoll-set-up
+PROTOS := protos/keytoll/envoy/messages
+MESSAGES := src/keytoll/envoy/messages
+
+# From outside they would mix other modules into the environment that is set up here.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help run test check format protos clean FORCE
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@echo 'make TARGET, where TARGET is'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Variables of make run: DATA_PORT (8080), MANAGEMENT_PORT (8081), METRICS_PORT (9090), BACKEND_PORT (8082, as'
+	@echo '  in the catalog), RUN_DIR (run), CATALOG (keytoll.yaml). PYTHON names the Python to set up with (3.11 or newer).'
+
+run: $(STAMP) ## Start Envoy, Keytoll and a demo backend; Ctrl-C stops them
+	@exec $(BIN)/python -m keytoll.demo
+
+test: $(STAMP) ## Run every test
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## Check format, lint, types, import direction and generated code
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call generate,$$fresh) && \
+	diff -r -x __init__.py -x __pycache__ "$$fresh/keytoll/envoy/messages" $(MESSAGES) \
+	  || { echo '$(MESSAGES) is not what $(PROTOS) gives: run make protos'; exit 1; }
+
+format: $(STAMP) ## Format the code, and fix what ruff can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+protos: $(STAMP) ## Generate the messages from protos/
+	$(call generate,src)
+
+clean: ## Remove what was made here, .venv too
+	@if [ -e run/stack.lock ] && ! flock --nonblock run/stack.lock true; then \
+	  echo 'make run is still running: stop it first' >&2; exit 1; fi
+	rm -rf .venv run dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+generate = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) $(PROTOS)/*.proto
+
+# Whether .venv was made here, and its Python is there still: one that was moved or copied looks up to date by its time.
+SOUND := grep -qsF '$(CURDIR)/.venv/bin' $(BIN)/pip && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+
+ifneq ($(shell $(SOUND) && echo sound),sound)
+$(STAMP): FORCE
+endif
+
+$(STAMP): pyproject.toml
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python none; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	done; \
+	if [ "$$python" = none ]; then \
+	  echo 'Python 3.11 or newer is missing: install it, or name it by make PYTHON=…' >&2; exit 1; fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	  echo "$$python can't make virtual environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; fi; \
+	echo "Setting up .venv with $$("$$python" --version); the first time takes a minute …"; \
+	if ! { $(SOUND); }; then "$$python" -m venv --clear .venv; fi && \
+	$(PIP) --upgrade 'pip>=25.1' && $(PIP) --editable . --group dev && touch $@
+
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+FORCE:

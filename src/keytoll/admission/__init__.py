@@ -1,0 +1,1 @@
+"""Admission's state: what Check must know of a key without asking the store."""

@@ -1,0 +1,205 @@
+"""The one place that wires Keytoll: one process, one event loop, from settings to a running service and back down.
+
+It starts from the inside out, store first and sockets last, and stops in reverse: no new Check, then what is left in the
+journal is settled, then the store closes. So a stop loses no charge, and what a crash leaves is settled at the next start.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import keytoll.envoy
+from keytoll import __version__, logs
+from keytoll.admission.cache import KeyCache
+from keytoll.catalog import Catalog, CatalogError
+from keytoll.core.decision import Rules
+from keytoll.core.months import Calendar
+from keytoll.envoy.als import AlsSink
+from keytoll.envoy.check import CheckHandler
+from keytoll.envoy.clusters import ClustersInvalid, EnvoyNotFound, find_envoy
+from keytoll.envoy.journal import JournalFollower
+from keytoll.envoy.publisher import Publisher
+from keytoll.envoy.server import EnvoyServer
+from keytoll.http.api import create_api
+from keytoll.http.contract import About
+from keytoll.http.probes import create_probes
+from keytoll.http.server import serve_tcp, serve_unix
+from keytoll.management import Management
+from keytoll.metrics import Metrics
+from keytoll.settings import CannotStart, Settings, Source
+from keytoll.settlement import Settlement
+from keytoll.store.base import StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.store.sqlite import SqliteStore
+
+_log = structlog.get_logger(__name__)
+
+_WATCH_S = 1.0
+_DRAIN_S = 2.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart with one line for the operator."""
+    logs.configure(settings.log_level)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        try:
+            keytoll = await stack.enter_async_context(_started(settings))
+        except (CatalogError, ClustersInvalid, EnvoyNotFound, StoreLocked, StoreTooNew, StoreUnavailable) as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(f"can't start: {error}") from error
+        _log.info("ready", version=__version__, run_dir=str(settings.run_dir), source=settings.source.value)
+        await keytoll.run_until(stop)
+        _log.info("stopping")
+
+
+class _Keytoll:
+    """What runs beside the servers: the source of settlement, the catalog's follower, and the watch over both."""
+
+    def __init__(self, settings: Settings, store: SqliteStore) -> None:
+        self.settings = settings
+        self.store = store
+        self.metrics = metrics = Metrics()
+        self.cache = KeyCache(store)
+        self.settlement = Settlement(store, self.cache, clock=_now_us, metrics=metrics)
+        self.follower = JournalFollower(
+            settings.journal_dir, store=store, settlement=self.settlement, clock=_now_us, metrics=metrics
+        )
+        self.publisher = Publisher(
+            catalog_path=settings.catalog,
+            run_dir=settings.run_dir,
+            envoy=find_envoy(),
+            accept=self._accept,
+            activate=self._activate,
+            on_refused=metrics.catalog_reloads.labels("refused").inc,
+        )
+        self.rules: Rules | None = None
+        self.not_ready: Sequence[str] = ("starting",)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. A part that fails ends the process: a supervisor starts it anew, nothing is lost."""
+        parts: list[Coroutine[Any, Any, object]] = [self.publisher.run(), self._watch(), stop.wait()]
+        if self.settings.source is Source.JOURNAL:
+            parts.append(self.follower.run())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settle_the_rest(self) -> None:
+        """Settle what the journal holds by now."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S * 5):
+                while await self.follower.read_once():
+                    pass
+
+    def _accept(self, catalog: Catalog) -> None:
+        """Refuse what can't change while amounts of it are in the ledger or decisions are under way."""
+        path = self.settings.catalog
+        if self.rules is None:
+            return
+        if catalog.currency != self.rules.currency:
+            raise CatalogError([f"{path}: currency: can't change from {self.rules.currency}: the ledger is kept in it"])
+        if catalog.zone.key != self.rules.calendar.zone.key:
+            raise CatalogError([f"{path}: billing_time_zone: changes only with a restart of Keytoll"])
+
+    async def _activate(self, catalog: Catalog) -> None:
+        offers = catalog.offers
+        # A charge must find its price, whatever happens between its admission and its settlement.
+        await self.store.add_prices([offer.prices for offer in offers.values()])
+        kept = await self.store.keep_currency(catalog.currency)
+        if kept != catalog.currency:
+            raise CatalogError(
+                [f"{self.settings.catalog}: currency: must be {kept}, in which this store's ledger is kept"]
+            )
+        calendar = self.rules.calendar if self.rules else Calendar(catalog.zone)
+        self.rules = Rules(calendar, catalog.currency, offers)
+        self.metrics.catalog_reloads.labels("accepted").inc()
+        self.metrics.models.set(len(offers))
+
+    def current_rules(self) -> Rules:
+        """Return the rules in force. They are, before the first Check can come."""
+        if self.rules is None:
+            raise RuntimeError("no catalog is in force yet")
+        return self.rules
+
+    async def _watch(self) -> None:
+        """Keep readiness and gauges true."""
+        while True:
+            problems = []
+            try:
+                await self.store.ping()
+            except StoreUnavailable as error:
+                self.metrics.store_errors.inc()
+                problems.append(f"store: {error}")
+            if self.settings.source is Source.JOURNAL and (problem := self.follower.problem) is not None:
+                problems.append(f"journal: {problem}")
+            self.not_ready = problems
+            self.metrics.cache_size.set(len(self.cache))
+            await asyncio.sleep(_WATCH_S)
+
+
+@asynccontextmanager
+async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
+    _prepare_folders(settings)
+    async with AsyncExitStack() as stack:
+        store = await SqliteStore.open(settings.database)
+        stack.push_async_callback(store.close)
+        keytoll = _Keytoll(settings, store)
+        await keytoll.publisher.start()
+        rules = keytoll.current_rules()
+        if settings.source is Source.JOURNAL:
+            stack.push_async_callback(keytoll.settle_the_rest)
+        await stack.enter_async_context(_envoy_server(keytoll))
+        management = Management(
+            store=store, cache=keytoll.cache, calendar=rules.calendar, clock=_now_us, random=os.urandom
+        )
+        about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
+        await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
+        probes = create_probes(keytoll.metrics.registry, ready=lambda: keytoll.not_ready)
+        await stack.enter_async_context(
+            serve_tcp(probes, host=settings.metrics_host, port=settings.metrics_port, setting="METRICS_PORT")
+        )
+        yield keytoll
+
+
+@asynccontextmanager
+async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
+    check = CheckHandler(
+        keytoll.cache, rules=keytoll.current_rules, clock=_now_us, random=os.urandom, metrics=keytoll.metrics
+    )
+    als = AlsSink(keytoll.settlement, clock=_now_us) if keytoll.settings.source is Source.ALS else None
+    server = EnvoyServer(keytoll.settings.envoy_socket, check=check, als=als)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(grace_s=_DRAIN_S)
+
+
+def _prepare_folders(settings: Settings) -> None:
+    """Make the run folder, and put there what Envoy reads at its start."""
+    for folder in (settings.journal_dir, settings.xds_dir, settings.credentials_dir, settings.lua_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    script = Path(keytoll.envoy.__file__).with_name("request.lua")
+    fresh = settings.lua_dir / ".request.lua.new"
+    fresh.write_bytes(script.read_bytes())
+    fresh.replace(settings.lua_dir / script.name)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,5 @@
+"""`python -m keytoll.cli` is `keytoll`."""
+
+from keytoll.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""How commands print: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from keytoll.core.expiry import parse_timestamp
+from keytoll.core.money import currency_symbol
+from keytoll.core.months import to_datetime
+
+_WIDE = 10_000
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
+    """Print a table; the columns in `right` are aligned there. Nothing is cut off: too long cells go on below."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a name such as "[red]" or ":rocket:" must not be taken for markup
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+def amount(text: str, about: Mapping[str, str]) -> str:
+    """Return a decimal string with the currency: `¥45.50`."""
+    return currency_symbol(about["currency"]) + text
+
+
+def quota(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """Return what is used and the limit: `¥45.50 / ¥100.00 monthly`, `¥45.50 / Unlimited`."""
+    limit, kind = key["quota"]["limit"], key["quota"]["kind"]
+    ceiling = "Unlimited" if limit is None else f"{amount(limit, about)} {kind}"
+    return f"{amount(key['used'], about)} / {ceiling}"
+
+
+def when(timestamp: str, about: Mapping[str, str]) -> str:
+    """Return the time in the billing zone, to the minute: `2026-12-31 18:00`."""
+    return f"{_local(timestamp, about):%Y-%m-%d %H:%M}"
+
+
+def expiration(timestamp: str | None, about: Mapping[str, str]) -> str:
+    """Return when a key expires. The end of a day is told as that day's 24:00, so that the day given is the day shown."""
+    if timestamp is None:
+        return "Never"
+    local = _local(timestamp, about)
+    if local.time() == time(0):
+        return f"{local - timedelta(days=1):%Y-%m-%d} 24:00"
+    return f"{local:%Y-%m-%d %H:%M}"
+
+
+def _local(timestamp: str, about: Mapping[str, str]) -> datetime:
+    return to_datetime(parse_timestamp(timestamp, field="time")).astimezone(ZoneInfo(about["billing_time_zone"]))

@@ -1,0 +1,295 @@
+"""Admission: is this request of this key let through, and if not, what is the caller told.
+
+The checks run in the order of `_CHECKS`, the cheapest and most identifying first; the first that objects decides. A
+denial is a value with one reason, and one table (`ANSWERS`) maps reasons to what OpenAI's SDKs see. An outage is not
+decided here: it is an exception, and Check answers for it with `UNAVAILABLE`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from keytoll.core.endpoints import ENDPOINTS, METHOD, Endpoint
+from keytoll.core.keys import Key
+from keytoll.core.money import currency_symbol, format_amount
+from keytoll.core.months import Calendar, Month, to_datetime
+from keytoll.core.offer import Offer, Offers
+from keytoll.core.quota import QuotaKind, Totals, is_spent
+
+Scalar = str | float | bool
+"""What Envoy's metadata can hold of a JSON leaf; every number is a double."""
+
+MAX_BODY_BYTES = 33_554_432
+"""32 MiB: the largest request body, as in envoy.yaml."""
+
+JSON_CONTENT_TYPE = re.compile(r"application/([\w.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
+"""The content types whose body Envoy reads. The same expression stands in envoy.yaml."""
+
+
+class Reason(StrEnum):
+    """Why a request was let through or not; also the label of the decisions metric."""
+
+    ALLOWED = "allowed"
+    MALFORMED_KEY = "malformed_key"
+    UNKNOWN_KEY = "unknown_key"
+    EXPIRED_KEY = "expired_key"
+    UNKNOWN_PATH = "unknown_path"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BAD_BODY = "bad_body"
+    BAD_FIELD = "bad_field"
+    REFUSED_FIELD = "refused_field"
+    TOO_LARGE = "too_large"
+    MISSING_MODEL = "missing_model"
+    UNKNOWN_MODEL = "unknown_model"
+    QUOTA_SPENT = "quota_spent"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a reason is told to OpenAI's SDKs: HTTP status, the error's type and code, and whether a retry can help."""
+
+    status: int
+    type: str
+    code: str | None
+    retry: bool = False
+
+
+ANSWERS: Mapping[Reason, Answer] = MappingProxyType(
+    {
+        Reason.MALFORMED_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
+        Reason.UNKNOWN_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
+        Reason.EXPIRED_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
+        Reason.UNKNOWN_PATH: Answer(404, "invalid_request_error", "not_found"),
+        Reason.METHOD_NOT_ALLOWED: Answer(405, "invalid_request_error", "method_not_allowed"),
+        Reason.BAD_BODY: Answer(400, "invalid_request_error", None),
+        Reason.BAD_FIELD: Answer(400, "invalid_request_error", None),
+        Reason.REFUSED_FIELD: Answer(400, "invalid_request_error", "unsupported_parameter"),
+        Reason.TOO_LARGE: Answer(413, "invalid_request_error", "request_too_large"),
+        Reason.MISSING_MODEL: Answer(400, "invalid_request_error", None),
+        Reason.UNKNOWN_MODEL: Answer(404, "invalid_request_error", "model_not_found"),
+        Reason.QUOTA_SPENT: Answer(429, "insufficient_quota", "insufficient_quota"),
+        Reason.UNAVAILABLE: Answer(503, "server_error", "service_unavailable", retry=True),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A request that is not let through: why, what the caller is told, and the parameter at fault."""
+
+    reason: Reason
+    message: str
+    param: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        return ANSWERS[self.reason].status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer. `x-should-retry` is what OpenAI's SDKs obey before any rule of their own."""
+        headers = {"content-type": "application/json"}
+        if ANSWERS[self.reason].retry:
+            headers["retry-after"] = "1"
+        else:
+            headers["x-should-retry"] = "false"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.reason is Reason.METHOD_NOT_ALLOWED:
+            headers["allow"] = METHOD
+        return headers
+
+    @property
+    def body(self) -> str:
+        """The answer's JSON body, in the shape of OpenAI's API."""
+        answer = ANSWERS[self.reason]
+        error = {"message": self.message, "type": answer.type, "param": self.param, "code": answer.code}
+        return json.dumps({"error": error}, ensure_ascii=False)
+
+
+MALFORMED_KEY = Denial(
+    Reason.MALFORMED_KEY,
+    "No API key, or not in the form gw-sk-…, or mistyped; send it as Authorization: Bearer",
+)
+UNKNOWN_KEY = Denial(Reason.UNKNOWN_KEY, "This API key does not exist or was deleted")
+UNAVAILABLE = Denial(Reason.UNAVAILABLE, "The gateway can't check API keys at the moment")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What Envoy tells of a request. `facts` are the leaves it read from a JSON body; empty if it read none."""
+
+    method: str
+    path: str
+    content_type: str
+    declared_bytes: int | None
+    facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that is let through, with what settlement and the data plane need to know of it."""
+
+    key: Key
+    offer: Offer
+    endpoint: Endpoint
+    stream: bool
+    wants_usage: bool
+    admitted_at_us: int
+    month: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The deployment's settings that decisions depend on: billing calendar, currency, and the models on offer."""
+
+    calendar: Calendar
+    currency: str
+    offers: Offers
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    key: Key
+    totals: Totals
+    request: Request
+    rules: Rules
+    now_us: int
+
+    @property
+    def month(self) -> Month:
+        return self.rules.calendar.month(self.now_us)
+
+
+def decide(*, key: Key, totals: Totals, request: Request, rules: Rules, now_us: int) -> Admission | Denial:
+    """Judge a request whose body Envoy has read, at the instant `now_us`, to whose month an admission belongs."""
+    case = _Case(key, totals, request, rules, now_us)
+    for check in _CHECKS:
+        if (denial := check(case)) is not None:
+            return denial
+    facts = request.facts
+    return Admission(
+        key=key,
+        offer=rules.offers[str(facts["model"])],
+        endpoint=ENDPOINTS[request.path],
+        stream=facts.get("stream") is True,
+        wants_usage=facts.get("include_usage") is True,
+        admitted_at_us=now_us,
+        month=case.month.name,
+    )
+
+
+def decide_by_headers(*, key: Key, totals: Totals, request: Request, rules: Rules, now_us: int) -> Denial | None:
+    """Judge what headers alone tell, before Envoy buffers a large body. None: the body may come, `decide` follows."""
+    case = _Case(key, totals, request, rules, now_us)
+    return next((denial for check in _HEADER_CHECKS if (denial := check(case)) is not None), None)
+
+
+def _expiry(case: _Case) -> Denial | None:
+    expires_at_us = case.key.expires_at_us
+    if expires_at_us is None or case.now_us < expires_at_us:
+        return None
+    since = to_datetime(expires_at_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
+    return Denial(Reason.EXPIRED_KEY, f'The API key "{case.key.name}" expired at {since}')
+
+
+def _endpoint(case: _Case) -> Denial | None:
+    if case.request.path not in ENDPOINTS:
+        return Denial(Reason.UNKNOWN_PATH, "Unknown path; see the gateway's documentation for the endpoints it serves")
+    if case.request.method != METHOD:
+        return Denial(Reason.METHOD_NOT_ALLOWED, f"This endpoint takes {METHOD} only")
+    return None
+
+
+def _content_type(case: _Case) -> Denial | None:
+    if JSON_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
+        return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
+    return None
+
+
+def _declared_length(case: _Case) -> Denial | None:
+    declared = case.request.declared_bytes
+    if declared is not None and declared > MAX_BODY_BYTES:
+        return Denial(Reason.TOO_LARGE, f"The request is too large; at most {MAX_BODY_BYTES // 2**20} MiB are taken")
+    return None
+
+
+def _body(case: _Case) -> Denial | None:
+    # Envoy always sets `model`, to "" where it is missing: without it the body was not read, and nothing is known.
+    if case.request.facts.get("bad_body") is not None or "model" not in case.request.facts:
+        return Denial(Reason.BAD_BODY, "The body is not valid JSON")
+    return None
+
+
+_BOOLEANS = {"stream": "stream", "include_usage": "stream_options.include_usage"}
+_COUNTS = ("n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def _fields(case: _Case) -> Denial | None:
+    facts = case.request.facts
+    for fact, param in _BOOLEANS.items():
+        # A lax backend might take "true" or 1 for true and stream, where nothing would ask it for the usage.
+        if not isinstance(facts.get(fact, False), bool):
+            return Denial(Reason.BAD_FIELD, f"`{param}` must be true or false", param)
+    for name in _COUNTS:
+        if name in facts and not _is_whole(facts[name]):
+            return Denial(Reason.BAD_FIELD, f"`{name}` must be a whole number", name)
+    return None
+
+
+def _is_whole(value: Scalar) -> bool:
+    return isinstance(value, float) and value >= 0 and value.is_integer()
+
+
+_STATEFUL = ("store", "background", "previous_response_id", "conversation")
+
+
+def _stored_state(case: _Case) -> Denial | None:
+    # Tenants share the backends' accounts: what one stores, another could read.
+    for name in _STATEFUL:
+        if case.request.facts.get(name, False) is not False:
+            return Denial(Reason.REFUSED_FIELD, f"`{name}` is not supported: this gateway keeps no state", name)
+    return None
+
+
+def _model(case: _Case) -> Denial | None:
+    model = case.request.facts["model"]
+    if not isinstance(model, str) or not model:
+        return Denial(Reason.MISSING_MODEL, "`model` must be given, as a string", "model")
+    if model not in case.rules.offers:
+        return Denial(Reason.UNKNOWN_MODEL, "This model does not exist, or this key may not use it", "model")
+    return None
+
+
+def _quota(case: _Case) -> Denial | None:
+    quota = case.key.quota
+    if quota.limit_nano is None or not is_spent(quota, case.totals, case.month.name):
+        return None
+    limit = currency_symbol(case.rules.currency) + format_amount(quota.limit_nano)
+    if quota.kind is QuotaKind.MONTHLY:
+        resets_at = to_datetime(case.month.end_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
+        when = f"it resets at {resets_at}"
+    else:
+        when = "it does not reset; raise it or use another key"
+    name, kind = case.key.name, quota.kind.value
+    return Denial(Reason.QUOTA_SPENT, f'The {kind} quota of the API key "{name}", {limit}, is spent; {when}')
+
+
+_Check = Callable[[_Case], Denial | None]
+_HEADER_CHECKS: tuple[_Check, ...] = (_expiry, _endpoint, _content_type, _declared_length, _quota)
+_CHECKS: tuple[_Check, ...] = (
+    _expiry,
+    _endpoint,
+    _content_type,
+    _body,
+    _fields,
+    _stored_state,
+    _declared_length,
+    _model,
+    _quota,
+)

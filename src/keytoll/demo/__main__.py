@@ -1,0 +1,174 @@
+"""`make run`: starts the stack with a demo key, tells how to try it, and stops all of it at Ctrl-C.
+
+Variables: RUN_DIR, CATALOG, DATA_PORT, MANAGEMENT_PORT, METRICS_PORT, BACKEND_PORT.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from keytoll.catalog import Catalog, CatalogError, load_catalog
+from keytoll.demo.part import PartFailed
+from keytoll.demo.ports import Ports
+from keytoll.demo.stack import Stack, StackSettings, write_private
+from keytoll.settings import CannotStart
+
+_EXAMPLE_MODEL = "Qwen2.5-72B-Instruct"
+
+_READY = """
+Keytoll is ready. Ctrl-C stops it.
+
+  API key    {api_key}
+  Base URL   {base_url}
+  Metrics    {metrics_url}
+
+Ask with curl:
+
+curl {base_url}/chat/completions \\
+  -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello, Keytoll!"}}]}}'
+
+Or with Python:
+
+{python} - <<'EOF'
+from openai import OpenAI
+
+client = OpenAI(base_url="{base_url}", api_key="{api_key}")
+answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello, Keytoll!"}}])
+print(answer.choices[0].message.content)
+EOF
+
+Then see what it cost:
+
+{charges}
+"""
+
+
+def main() -> int:
+    try:
+        return asyncio.run(_run(settings_of(os.environ)))
+    except CatalogError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+    except (CannotStart, PartFailed) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+def settings_of(environment: Mapping[str, str]) -> StackSettings:
+    """What the variables ask for; an empty one counts as unset. Raises CannotStart."""
+    return StackSettings(
+        run_dir=Path(environment.get("RUN_DIR") or "run"),
+        ports=Ports.of(environment),
+        catalog=Path(environment.get("CATALOG") or "keytoll.yaml"),
+    )
+
+
+async def _run(settings: StackSettings) -> int:
+    catalog = _load(settings)
+    stack = Stack(settings)
+    with _signals() as (stop, hurry):
+        stopping = asyncio.create_task(stop.wait())
+        serving = asyncio.create_task(_serve(stack, catalog))
+        try:
+            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+            _say("\nStopping: Envoy, then Keytoll, which settles what is left, then the backend …")
+        finally:
+            for task in (stopping, serving):
+                task.cancel()
+            await asyncio.gather(stopping, serving, return_exceptions=True)
+            await stack.stop(hurry=hurry)
+    _say("Stopped.")
+    return 0
+
+
+def _load(settings: StackSettings) -> Catalog:
+    catalog = load_catalog(settings.catalog)
+    port = settings.ports.backend
+    backends = [backend for model in catalog.models.values() for backend in model.backends]
+    if port != Ports().backend and not any(backend.port == port for backend in backends):
+        raise CannotStart(f"BACKEND_PORT is {port}, but no backend in {settings.catalog} has that port in its url")
+    return catalog
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """The first signal to stop sets the first event; another sets the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    try:
+        yield stop, hurry
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _serve(stack: Stack, catalog: Catalog) -> None:
+    """Start, tell, and go on until a part ends, which is raised."""
+    await stack.start()
+    api_key = await _demo_key(stack)
+    with _demo_file(stack, api_key):
+        _say(_ready_text(stack, catalog, api_key))
+        raise await stack.failure()
+
+
+async def _demo_key(stack: Stack) -> str:
+    """A new key: the secret of the one from an earlier run can't be had again."""
+    async with stack.operator() as operator:
+        keys = (await operator.get("/api/v1/users/demo/keys")).raise_for_status().json()["data"]
+        for key in keys:
+            if key["name"] == "demo":
+                (await operator.delete(f"/api/v1/keys/{key['id']}")).raise_for_status()
+        wanted = {"name": "demo", "quota": {"kind": "unlimited", "limit": None}}
+        created = (await operator.post("/api/v1/users/demo/keys", json=wanted)).raise_for_status()
+    return str(created.json()["secret"])
+
+
+@contextlib.contextmanager
+def _demo_file(stack: Stack, api_key: str) -> Iterator[None]:
+    """What scripts need, there as long as the stack is ready."""
+    path = stack.settings.run_dir / "demo.json"
+    content = {"base_url": stack.base_url, "api_key": api_key, "metrics_url": stack.metrics_url, "pids": stack.pids}
+    write_private(path, json.dumps(content, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _ready_text(stack: Stack, catalog: Catalog, api_key: str) -> str:
+    run_dir, python = stack.settings.run_dir, Path(sys.executable)
+    charges = f"{shlex.quote(_shown(python.with_name('keytoll')))} charges list"
+    return _READY.format(
+        api_key=api_key,
+        base_url=stack.base_url,
+        metrics_url=stack.metrics_url,
+        model=_EXAMPLE_MODEL if _EXAMPLE_MODEL in catalog.models else next(iter(catalog.models)),
+        python=shlex.quote(_shown(python)),
+        charges=charges if run_dir == Path("run") else f"RUN_DIR={shlex.quote(str(run_dir))} {charges}",
+    )
+
+
+def _shown(path: Path) -> str:
+    """The path as a person types it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _say(text: str) -> None:
+    # Whoever reads the output may be gone, as after `make run | head`; the stack still stops in order.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""JSON as it is sent: UTF-8, and valid even where a caller's text holds half of a surrogate pair."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+class JsonAnswer(Response):
+    media_type = "application/json"
+
+    def render(self, content: Mapping[str, Any]) -> bytes:
+        return json_bytes(content)

@@ -1,0 +1,289 @@
+-- Runs on the data listener, after Check, once for each request. Keytoll writes it to RUN_DIR/lua/request.lua.
+--
+-- Check's metadata says what to do; the script knows no paths and no models of its own:
+--   pool            the cluster to route to               retries       further members of that pool
+--   body            "json", or "none" to leave it alone   upstream_model  the model's name at the backends, if all agree
+--   include_usage   ask for a stream's usage              strip_usage   ... and hide the chunk that answers it
+--   running_usage   ask for the usage so far as well      store_false   send `store: false`
+--
+-- On the way in it refuses ambiguous spellings, splices the body byte-faithfully, and with its LAST line opens the route.
+-- A Lua error lets a request go on: so nothing but that last line may set x-kt-route, without which nothing is routed.
+-- On the way back it counts every stream's events and bytes, and hides the usage chunk from callers who didn't ask for it.
+
+local find, byte, sub, lower = string.find, string.byte, string.sub, string.lower
+local CHECK, OURS = "envoy.filters.http.ext_authz", "kt.lua"
+local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 34, 92, 44, 123, 125, 91
+
+-- JSON text -----------------------------------------------------------------------------------------------------------
+-- Envoy's own parser has accepted the body before; this finds where things stand in it. Indices are 1-based and inclusive.
+
+-- The names at the top level that Keytoll or a backend reads: each at most once, in exactly this spelling. Two parsers
+-- may disagree about which of two counts, and then what is charged is not what is served.
+local TOP = {}
+for _, name in ipairs {
+  "model", "stream", "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
+  "store", "background", "previous_response_id", "conversation",
+} do TOP[name] = true end
+local OPTIONS = {include_usage = true, continuous_usage_stats = true}
+-- Those of them that may be an object; of all others json_to_metadata would see nothing in one.
+local MAY_NEST = {stream_options = true, conversation = true}
+
+-- Index after the string that opens at i.
+local function after_string(s, i)
+  local from = i + 1
+  while true do
+    local close = find(s, '"', from, true) -- plain: a memchr, so a long prompt costs next to nothing
+    if not close then return nil end
+    local k = close - 1
+    while byte(s, k) == BACKSLASH do k = k - 1 end
+    if (close - k) % 2 == 1 then return close + 1 end
+    from = close + 1
+  end
+end
+
+-- Index after the object or array that opens at i.
+local function after_nested(s, i)
+  local depth = 0
+  repeat
+    local j = find(s, '["%[%]{}]', i)
+    if not j then return nil end
+    local c = byte(s, j)
+    if c == QUOTE then
+      i = after_string(s, j)
+      if not i then return nil end
+    else
+      depth = depth + ((c == OPEN_OBJECT or c == OPEN_ARRAY) and 1 or -1)
+      i = j + 1
+    end
+  until depth == 0
+  return i
+end
+
+local function after_value(s, i)
+  local c = byte(s, i)
+  if c == QUOTE then return after_string(s, i) end
+  if c == OPEN_OBJECT or c == OPEN_ARRAY then return after_nested(s, i) end
+  return find(s, "[,%]} \t\r\n]", i)
+end
+
+-- The name of a member if it may stand there, else nil and the name at fault.
+local function checked(name, known)
+  if find(name, "[\\\128-\255]") then return nil, "" end -- escaped, or a letter that some parser folds to ASCII
+  if not known[name] and #name <= 64 and known[lower(name)] then return nil, lower(name) end
+  return name
+end
+
+-- Members of the object that opens at i: spans[name] = {first, last} of the values of `known` names, and how many members
+-- there are. In doubt: nil and the name at fault.
+local function members(s, i, known)
+  local spans, count = {}, 0
+  i = find(s, "[^ \t\r\n]", i + 1)
+  if i and byte(s, i) == CLOSE_OBJECT then return spans, 0 end
+  while i and byte(s, i) == QUOTE do
+    local after = after_string(s, i)
+    if not after then return nil end
+    local name, fault = checked(sub(s, i + 1, after - 2), known)
+    if not name then return nil, fault end
+    local _, colon = find(s, "^[ \t\r\n]*:[ \t\r\n]*", after)
+    local past = colon and after_value(s, colon + 1)
+    if not past then return nil end
+    count = count + 1
+    if known[name] then
+      if spans[name] or (byte(s, colon + 1) == OPEN_OBJECT or byte(s, colon + 1) == OPEN_ARRAY) and not MAY_NEST[name] then
+        return nil, name
+      end
+      spans[name] = {colon + 1, past - 1}
+    end
+    i = find(s, "[^ \t\r\n]", past)
+    local c = i and byte(s, i)
+    if c == CLOSE_OBJECT then return spans, count end
+    if c ~= COMMA then return nil end
+    i = find(s, "[^ \t\r\n]", i + 1)
+  end
+  return nil
+end
+
+-- Splicing ------------------------------------------------------------------------------------------------------------
+-- An edit {first, last, text} replaces the bytes first..last; last = first - 1 inserts.
+
+-- Set a member of the object that opens at `open` and has `count` members; return how many it then has.
+local function set_member(edits, open, count, span, name, text)
+  if span then
+    edits[#edits + 1] = {span[1], span[2], text}
+    return count
+  end
+  edits[#edits + 1] = {open + 1, open, '"' .. name .. '":' .. text .. (count > 0 and "," or "")}
+  return count + 1
+end
+
+-- Ask for the usage of a stream, keeping whatever other options there are. Returns the new count, or nil if that can't be.
+local function ask_for_usage(edits, s, open, count, span, running)
+  if not span or sub(s, span[1], span[2]) == "null" then
+    local options = running and '{"include_usage":true,"continuous_usage_stats":true}' or '{"include_usage":true}'
+    return set_member(edits, open, count, span, "stream_options", options)
+  end
+  if byte(s, span[1]) ~= OPEN_OBJECT then return nil end
+  local inner, inner_count = members(s, span[1], OPTIONS)
+  if not inner then return nil end
+  inner_count = set_member(edits, span[1], inner_count, inner.include_usage, "include_usage", "true")
+  if running then
+    set_member(edits, span[1], inner_count, inner.continuous_usage_stats, "continuous_usage_stats", "true")
+  end
+  return count
+end
+
+-- Apply the edits; return the new text and where the bytes of `span` (which no edit may cut) stand in it.
+local function apply(s, edits, span)
+  for k, e in ipairs(edits) do e.order = k end
+  -- A later insertion at the same place goes first: it was written knowing that something follows it.
+  table.sort(edits, function(a, b) if a[1] ~= b[1] then return a[1] < b[1] end return a.order > b.order end)
+  local out, at, first, last = {}, 1, span and span[1], span and span[2]
+  for _, e in ipairs(edits) do
+    out[#out + 1] = sub(s, at, e[1] - 1)
+    out[#out + 1] = e[3]
+    at = e[2] + 1
+    if span then
+      local growth = #e[3] - (e[2] - e[1] + 1)
+      if e[1] < span[1] then first, last = first + growth, last + growth
+      elseif e[1] == span[1] then last = last + growth end
+    end
+  end
+  out[#out + 1] = sub(s, at)
+  return table.concat(out), span and {first, last}
+end
+
+-- The body as the backend shall get it and the span of the model's name in it; or nil and the name at fault.
+function edit(s, orders)
+  local open = find(s, "{", 1, true)
+  if not open then return nil end
+  local spans, count = members(s, open, TOP)
+  if not spans then return nil, count end
+  local edits = {}
+  if orders.include_usage then
+    count = ask_for_usage(edits, s, open, count, spans.stream_options, orders.running_usage)
+    if not count then return nil, "stream_options" end
+  end
+  if orders.store_false then count = set_member(edits, open, count, spans.store, "store", "false") end
+  if orders.upstream_model and spans.model then
+    edits[#edits + 1] = {spans.model[1], spans.model[2], '"' .. orders.upstream_model .. '"'}
+  end
+  return apply(s, edits, spans.model)
+end
+
+-- Requests ------------------------------------------------------------------------------------------------------------
+
+local function refuse(handle, name)
+  local named = name and name ~= ""
+  local message = named and "`" .. name .. "` is given twice, misspelt, or of the wrong kind"
+    or "A name in the body is escaped, or the body is not a JSON object"
+  handle:streamInfo():dynamicMetadata():set(OURS, "refused", true)
+  handle:respond(
+    {[":status"] = "400", ["content-type"] = "application/json", ["x-should-retry"] = "false"},
+    '{"error": {"message": "' .. message .. '", "type": "invalid_request_error", "param": '
+      .. (named and '"' .. name .. '"' or "null") .. ', "code": null}}')
+end
+
+-- Rewrite a JSON body by Check's orders; false if it was refused.
+local function rewrite(handle, orders)
+  local body = handle:body() -- yields: every handle that was fetched before is dead after it
+  if not body then refuse(handle) return false end
+  local before = body:getBytes(0, body:length())
+  local after, model = edit(before, orders)
+  if not after then refuse(handle, model) return false end
+  if after ~= before then
+    body:setBytes(after)
+    if handle:headers():get("content-length") then handle:headers():replace("content-length", tostring(#after)) end
+  end
+  if model and not orders.upstream_model then -- the pool's members differ in it: attempt.lua writes it for each
+    handle:streamInfo():dynamicMetadata():set(OURS, "model_at", model[1] .. " " .. model[2])
+  end
+  return true
+end
+
+function envoy_on_request(handle)
+  local check = handle:streamInfo():dynamicMetadata():get(CHECK)
+  local pool, retries, kind = check["pool"], check["retries"], check["body"]
+  if kind == "json" then
+    local orders = {}
+    for _, name in ipairs {"include_usage", "running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
+    if not rewrite(handle, orders) then return end
+  elseif kind ~= "none" then error("no decision") end
+  handle:headers():replace("x-envoy-max-retries", tostring(retries))
+  handle:headers():replace("x-kt-route", pool)
+  handle:clearRouteCache()
+end
+
+-- Streams -------------------------------------------------------------------------------------------------------------
+
+local MAX_HELD = 1048576 -- an event that is longer can't be the usage chunk: let it go
+
+-- Index of the last byte of the event that starts at `from` (its blank line included), if all of it is there.
+local function event_end(s, from)
+  while true do
+    local newline = find(s, "\n", from, true)
+    if not newline then return nil end
+    local next_byte = byte(s, newline + 1)
+    if next_byte == 10 then return newline + 1 end
+    if next_byte == 13 and byte(s, newline + 2) == 10 then return newline + 2 end
+    from = newline + 1
+  end
+end
+
+-- Whether an event is the chunk that `include_usage` adds: no choices, and the usage. Quotes inside of generated text are
+-- escaped, so they match nothing here.
+local function is_usage_chunk(event)
+  return find(event, '"choices"%s*:%s*%[%s*%]') and find(event, '"usage"%s*:%s*{')
+end
+
+-- Of `held` and what comes after it: what may go on to the caller, and what must wait for the rest of its event.
+function without_usage_chunk(s)
+  local out, from = {}, 1
+  while true do
+    local last = event_end(s, from)
+    if not last then break end
+    local event = sub(s, from, last)
+    if not is_usage_chunk(event) then out[#out + 1] = event end
+    from = last + 1
+  end
+  local rest = sub(s, from)
+  if #rest > MAX_HELD or find(rest, "^data: ?%[DONE%]") then
+    out[#out + 1] = rest
+    rest = ""
+  end
+  return table.concat(out), rest
+end
+
+-- How many lines of `s` start with data:, the byte before it being the last of `before`.
+function count_events(before, s)
+  local seen, at, events = before .. s, 1, 0
+  while true do
+    local _, last = find(seen, "\ndata:", at, true)
+    if not last then return events, sub(seen, -5) end
+    events, at = events + 1, last + 1
+  end
+end
+
+function envoy_on_response(handle)
+  if not find(lower(handle:headers():get("content-type") or ""), "text/event-stream", 1, true) then return end
+  local check = handle:streamInfo():dynamicMetadata():get(CHECK)
+  if not check or not check["decision_id"] then return end
+  local strip = check["strip_usage"] == true
+  if strip then handle:headers():remove("content-length") end
+  local events, bytes, before, held = 0, 0, "\n", ""
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    if length > 0 then
+      local s, more = chunk:getBytes(0, length), 0
+      more, before = count_events(before, s)
+      events, bytes = events + more, bytes + length
+      handle:streamInfo():dynamicMetadata():set(OURS, "stream", {events = events, bytes = bytes})
+      if strip then
+        s, held = without_usage_chunk(held .. s)
+        chunk:setBytes(s)
+      end
+    elseif held ~= "" then -- the stream ended in the middle of an event: what there is of it is the caller's
+      if not is_usage_chunk(held) then chunk:setBytes(held) end
+      held = ""
+    end
+  end
+end

@@ -1,0 +1,107 @@
+"""What Prometheus scrapes. Every label has a bounded set of values: no key, owner, path or free text is one."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from keytoll import __version__
+from keytoll.core.decision import Reason
+from keytoll.core.ledger import Charge
+from keytoll.core.money import NANO
+from keytoll.core.pricing import Usage
+
+_CHECK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
+_LAG_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
+_MAX_MODELS = 200
+_TOKEN_CLASSES = tuple(f.name for f in fields(Usage))
+
+
+class Metrics:
+    """All metrics of one Keytoll, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._models: set[str] = set()
+        Gauge("keytoll_build_info", "Version of Keytoll; always 1.", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
+        self.decisions = Counter("keytoll_decisions", "Checks answered, by reason.", ["reason"], registry=registry)
+        for reason in Reason:
+            self.decisions.labels(reason.value)
+        self.check_seconds = Histogram(
+            "keytoll_check_duration_seconds",
+            "Time from receiving a Check to its answer.",
+            ["kind"],
+            buckets=_CHECK_BUCKETS,
+            registry=registry,
+        )
+        self.requests = Counter(
+            "keytoll_settled_requests",
+            "Requests settled, by model and by how their usage was measured.",
+            ["model", "measured"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "keytoll_tokens",
+            "Tokens settled, by model and class; reasoning is part of output.",
+            ["model", "class"],
+            registry=registry,
+        )
+        self.amount = Counter(
+            "keytoll_charged_amount",
+            "Amount charged, in the deployment's currency; for graphs, the ledger is exact.",
+            ["model"],
+            registry=registry,
+        )
+        self.entries = Counter(
+            "keytoll_log_entries",
+            "Log entries read, by outcome: settled, repeated (no effect), conflicting or unreadable (kept out).",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("settled", "repeated", "conflicting", "unreadable"):
+            self.entries.labels(outcome)
+        self.settlement_lag = Histogram(
+            "keytoll_settlement_lag_seconds",
+            "Time from the end of a request to its charge.",
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self.store_errors = Counter("keytoll_store_errors", "Calls that the store could not serve.", registry=registry)
+        self.journal_position = Gauge(
+            "keytoll_journal_position_bytes", "Bytes of the newest journal file that are settled.", registry=registry
+        )
+        self.journal_lag = Gauge(
+            "keytoll_journal_lag_bytes", "Bytes in the journal that are not settled yet.", registry=registry
+        )
+        self.cache_size = Gauge(
+            "keytoll_key_cache_entries", "Keys in the cache, unknown ones included.", registry=registry
+        )
+        self.cache_lookups = Counter(
+            "keytoll_key_cache_lookups", "Key lookups, by result.", ["result"], registry=registry
+        )
+        self.cache_hits = self.cache_lookups.labels("hit")
+        self.cache_misses = self.cache_lookups.labels("miss")
+        self.catalog_reloads = Counter(
+            "keytoll_catalog_reloads", "Changes of the catalog, by outcome.", ["outcome"], registry=registry
+        )
+        for outcome in ("accepted", "refused"):
+            self.catalog_reloads.labels(outcome)
+        self.models = Gauge("keytoll_catalog_models", "Models on offer.", registry=registry)
+
+    def count_charges(self, charges: Iterable[Charge]) -> None:
+        """Count charges that were posted."""
+        for charge in charges:
+            model = self._model_label(charge.entry.model)
+            self.requests.labels(model, charge.measured.value).inc()
+            self.amount.labels(model).inc(charge.amount_nano / NANO)
+            for name in _TOKEN_CLASSES:
+                if count := getattr(charge.usage, name):
+                    self.tokens.labels(model, name).inc(count)
+
+    def _model_label(self, model: str) -> str:
+        if model not in self._models and len(self._models) >= _MAX_MODELS:
+            return "other"
+        self._models.add(model)
+        return model

@@ -1,0 +1,142 @@
+"""Settlement: from log entries to charges, whichever source they come from.
+
+Posting is idempotent by decision id, so a source may repeat itself, and the two sources may both tell of a request.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
+from typing import Any, TypeVar
+
+import structlog
+
+from keytoll.admission.cache import KeyCache
+from keytoll.core.ledger import Charge, Entry, settle
+from keytoll.core.pricing import Prices
+from keytoll.core.quota import Totals
+from keytoll.metrics import Metrics
+from keytoll.store.base import Batch, LedgerStore, Position, Posted, Rejected, StoreUnavailable
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
+"""Waits between tries while the store is away; the last one repeats. The entries wait in the journal meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An entry and when its request ended, in microseconds since the UNIX epoch; the latter only to measure lag."""
+
+    entry: Entry
+    ended_at_us: int
+
+
+class Settlement:
+    """Prices entries and posts them in batches. One batch at a time: the source waits, and with it its sender."""
+
+    def __init__(self, store: LedgerStore, cache: KeyCache, *, clock: Callable[[], int], metrics: Metrics) -> None:
+        self._store = store
+        self._cache = cache
+        self._clock = clock
+        self._metrics = metrics
+        self._prices: dict[str, Prices] = {}
+
+    async def post(
+        self, logged: Sequence[Logged], *, rejected: Sequence[Rejected] = (), positions: Sequence[Position] = ()
+    ) -> Posted:
+        """Charge the entries, keep the rejected ones, and note how far the journal is thereby read: all or nothing.
+
+        Waits while the store is away, for as long as it takes.
+        """
+        charges, unpriced = await self._charges(logged)
+        batch = Batch(charges, (*rejected, *unpriced), positions)
+        posted = await self._post(batch)
+        self._cache.apply(posted)
+        self._measure(logged, batch, posted)
+        return posted
+
+    async def _charges(self, logged: Sequence[Logged]) -> tuple[list[Charge], list[Rejected]]:
+        now_us = self._clock()
+        charges, unpriced = [], []
+        for item in logged:
+            prices = await self._price(item.entry.price_id)
+            if prices is None:
+                unpriced.append(Rejected("unknown price", repr(item.entry), now_us))
+            else:
+                charges.append(settle(item.entry, prices, settled_at_us=now_us))
+        return charges, unpriced
+
+    async def _price(self, price_id: str) -> Prices | None:
+        if (prices := self._prices.get(price_id)) is not None:
+            return prices
+        found = await self._insist(partial(self._store.prices, price_id))
+        if found is not None:
+            self._prices[price_id] = found
+        return found
+
+    async def _post(self, batch: Batch) -> Posted:
+        try:
+            return await self._insist(partial(self._store.post, batch))
+        except OverflowError:
+            return await self._post_one_by_one(batch)
+
+    async def _post_one_by_one(self, batch: Batch) -> Posted:
+        """Post a batch of which some charge would push a total beyond 64 bits: that one is kept out, the others count.
+
+        The rejected ones and the positions go last, so that a crash in between only means that all is read again.
+        """
+        done, rejected = [], list(batch.rejected)
+        for charge in batch.charges:
+            try:
+                done.append(await self._insist(partial(self._store.post, Batch((charge,)))))
+            except OverflowError:
+                _log.error("charge_overflows", charge=charge.id, key_id=charge.entry.key_id, owner=charge.entry.owner)
+                rejected.append(Rejected("a total would pass 64 bits", repr(charge.entry), charge.settled_at_us))
+        done.append(await self._insist(partial(self._store.post, Batch((), rejected, batch.positions))))
+        return _joined(done)
+
+    async def _insist(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call the store until it answers."""
+        waits = chain(_RETRY_S, repeat(_RETRY_S[-1]))
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                self._metrics.store_errors.inc()
+                _log.warning("store_unavailable", error=str(error))
+                await asyncio.sleep(next(waits))
+
+    def _measure(self, logged: Sequence[Logged], batch: Batch, posted: Posted) -> None:
+        metrics = self._metrics
+        metrics.count_charges(posted.charges)
+        metrics.entries.labels("settled").inc(len(posted.charges))
+        metrics.entries.labels("repeated").inc(posted.repeated)
+        metrics.entries.labels("conflicting").inc(len(posted.conflicts))
+        metrics.entries.labels("unreadable").inc(len(batch.rejected))
+        now_us = self._clock()
+        for item in logged:
+            metrics.settlement_lag.observe(max(0, now_us - item.ended_at_us) / 1_000_000)
+        for charge in posted.conflicts:
+            _log.error("conflicting_entry", decision_id=str(charge.entry.decision_id), key_id=charge.entry.key_id)
+        for kept_out in batch.rejected:
+            _log.error("entry_kept_out", reason=kept_out.reason)
+
+
+def _joined(parts: Sequence[Posted]) -> Posted:
+    """Return what several posts did together. Totals are absolute, so the last one of a key holds."""
+    totals: dict[str, Totals] = {}
+    for part in parts:
+        for key_id, changed in part.totals.items():
+            before = totals.get(key_id, Totals())
+            totals[key_id] = Totals(changed.lifetime_nano, {**before.by_month, **changed.by_month})
+    return Posted(
+        revision=max(part.revision for part in parts),
+        charges=[charge for part in parts for charge in part.charges],
+        repeated=sum(part.repeated for part in parts),
+        conflicts=[charge for part in parts for charge in part.conflicts],
+        totals=totals,
+    )

@@ -1,0 +1,1 @@
+"""Where keys and the ledger are kept: what a store must do (`base`), and SQLite, the embedded default."""

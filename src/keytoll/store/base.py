@@ -1,0 +1,155 @@
+"""What a store must do. One conformance suite (tests/store) runs over every implementation.
+
+Values that cross this line are core's frozen dataclasses, never rows. Driver errors are wrapped once, in the store.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from keytoll.core.keys import Key
+from keytoll.core.ledger import Charge
+from keytoll.core.pricing import Prices
+from keytoll.core.quota import Totals
+
+
+class StoreUnavailable(Exception):
+    """The store can't be reached, is full or is broken; the cause is chained. An outage: never a denial."""
+
+
+class StoreLocked(Exception):
+    """Another Keytoll owns this store. The message is one line for the operator."""
+
+
+class StoreTooNew(Exception):
+    """A newer Keytoll has migrated this store; migrations go forward only. The message is one line for the operator."""
+
+
+class NameTaken(Exception):
+    """The owner has another key of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key with its totals as of `revision`, a number that grows with every batch that is posted."""
+
+    key: Key
+    totals: Totals
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A log entry that can't be settled: kept out of the ledger, but kept. `text` is the entry as it came."""
+
+    reason: str
+    text: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a journal file has been read: the bytes before `offset` are settled. `file` is its lasting identity."""
+
+    file: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction posts: charges, entries that were kept out, and how far the journal is thereby read."""
+
+    charges: Sequence[Charge] = ()
+    rejected: Sequence[Rejected] = ()
+    positions: Sequence[Position] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What posting a batch did.
+
+    `charges` are those that are new; `repeated` counts entries that were there already, which changes nothing;
+    `conflicts` are charges whose decision has another entry, which were kept out. `totals` holds, for each key with a
+    new charge, its lifetime and the months that changed, as of `revision`.
+    """
+
+    revision: int
+    charges: Sequence[Charge] = ()
+    repeated: int = 0
+    conflicts: Sequence[Charge] = ()
+    totals: Mapping[str, Totals] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeQuery:
+    """Which charges to list, newest admission first. `after` is the id of the last charge of the page before."""
+
+    owner: str | None = None
+    key_id: str | None = None
+    since_us: int | None = None
+    after: str | None = None
+    limit: int = 100
+
+
+class KeyStore(Protocol):
+    """Keys. A deleted key is gone for every method here; only its charges remain."""
+
+    async def create_key(self, key: Key) -> None:
+        """Keep a new key. Raises NameTaken."""
+
+    async def key_by_digest(self, digest: bytes) -> StoredKey | None:
+        """Return the key whose secret has this SHA-256, with its totals, in one consistent read."""
+
+    async def key_by_id(self, key_id: str) -> StoredKey | None:
+        """Return the key of this id, with its totals, in one consistent read."""
+
+    async def list_keys(self, *, owner: str | None, after: str | None, limit: int) -> Sequence[StoredKey]:
+        """Return keys by ascending id (so by creation), of one owner or of all, those after the id `after`."""
+
+    async def update_key(self, key: Key) -> bool:
+        """Write the name, quota and expiry of a key; False if there is none of its id. Raises NameTaken."""
+
+    async def delete_key(self, key_id: str, *, deleted_at_us: int) -> bool:
+        """Delete a key; False if there is none of this id."""
+
+
+class LedgerStore(Protocol):
+    """Charges, running totals, prices and the journal's positions."""
+
+    async def post(self, batch: Batch) -> Posted:
+        """Post a batch in one transaction: rows, totals (key lifetime, key by month, owner by month), positions.
+
+        Idempotent by decision id. A total that would pass 64 bits raises OverflowError, and nothing of the batch is
+        posted.
+        """
+
+    async def list_charges(self, query: ChargeQuery) -> Sequence[Charge]:
+        """Return the charges that match, newest admission first."""
+
+    async def owner_totals(self, owner: str) -> Mapping[str, int]:
+        """Return what an owner spent, by month, in nano-units."""
+
+    async def add_prices(self, prices: Sequence[Prices]) -> None:
+        """Keep price versions by their ids. A version that is there already stays as it is."""
+
+    async def prices(self, price_id: str) -> Prices | None:
+        """Return the price version of this id."""
+
+    async def positions(self) -> Mapping[str, int]:
+        """Return the offset of every journal file that is known, by the file's identity."""
+
+    async def forget_positions(self, files: Sequence[str]) -> None:
+        """Drop the positions of journal files that are gone."""
+
+
+class Store(KeyStore, LedgerStore, Protocol):
+    """A whole store."""
+
+    async def keep_currency(self, currency: str) -> str:
+        """Note the currency of the ledger at the first call; return the one that is kept. It can never change."""
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the store answers."""
+
+    async def close(self) -> None:
+        """Finish what is running and close."""

@@ -1,0 +1,109 @@
+-- Amounts (_nano) are nano-units of the deployment's currency, instants (_us) microseconds since the UNIX epoch.
+
+CREATE TABLE keys (
+    id            TEXT    NOT NULL PRIMARY KEY,
+    owner         TEXT    NOT NULL,
+    name          TEXT    NOT NULL,
+    digest        BLOB    NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
+    last4         TEXT    NOT NULL,
+    quota_kind    TEXT    NOT NULL CHECK (quota_kind IN ('unlimited', 'monthly', 'total')),
+    limit_nano    INTEGER CHECK (limit_nano >= 0),
+    expires_at_us INTEGER,
+    created_at_us INTEGER NOT NULL,
+    deleted_at_us INTEGER,  -- a deleted key stays for the sake of its charges, and is invisible
+    CHECK ((quota_kind = 'unlimited') = (limit_nano IS NULL))
+) STRICT;
+
+CREATE UNIQUE INDEX keys_name ON keys (owner, name) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner ON keys (owner, id) WHERE deleted_at_us IS NULL;
+
+CREATE TABLE prices (
+    id                       TEXT    NOT NULL PRIMARY KEY,  -- a hash of the prices
+    input_price_nano         INTEGER NOT NULL,              -- token prices are for a million tokens
+    cached_input_price_nano  INTEGER NOT NULL,
+    cache_write_price_nano   INTEGER NOT NULL,
+    output_price_nano        INTEGER NOT NULL,
+    audio_input_price_nano   INTEGER NOT NULL,
+    audio_output_price_nano  INTEGER NOT NULL,
+    request_price_nano       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- No foreign key leads to keys or prices: what was used is charged, whatever else is known.
+CREATE TABLE charges (
+    seq                      INTEGER PRIMARY KEY AUTOINCREMENT,  -- the last one is the ledger's revision
+    id                       TEXT    NOT NULL UNIQUE,
+    kind                     TEXT    NOT NULL,
+    decision_id              TEXT    NOT NULL,
+    key_id                   TEXT    NOT NULL,
+    owner                    TEXT    NOT NULL,
+    model                    TEXT    NOT NULL,
+    endpoint                 TEXT    NOT NULL,
+    price_id                 TEXT    NOT NULL,
+    admitted_at_us           INTEGER NOT NULL,
+    month                    TEXT    NOT NULL CHECK (month <> ''),
+    status                   INTEGER NOT NULL,
+    attempts                 INTEGER NOT NULL,
+    uncharged_usage          TEXT,  -- JSON: what the entry reported, where that isn't what the token columns hold
+    measured                 TEXT    NOT NULL,
+    amount_nano              INTEGER NOT NULL,
+    settled_at_us            INTEGER NOT NULL,
+    input_tokens             INTEGER NOT NULL,
+    cached_input_tokens      INTEGER NOT NULL,
+    cache_write_tokens       INTEGER NOT NULL,
+    output_tokens            INTEGER NOT NULL,
+    audio_input_tokens       INTEGER NOT NULL,
+    audio_output_tokens      INTEGER NOT NULL,
+    reasoning_tokens         INTEGER NOT NULL,              -- part of the output
+    input_price_nano         INTEGER NOT NULL,              -- the unit prices that amount_nano was computed with
+    cached_input_price_nano  INTEGER NOT NULL,
+    cache_write_price_nano   INTEGER NOT NULL,
+    output_price_nano        INTEGER NOT NULL,
+    audio_input_price_nano   INTEGER NOT NULL,
+    audio_output_price_nano  INTEGER NOT NULL,
+    request_price_nano       INTEGER NOT NULL,
+    fingerprint              BLOB    NOT NULL               -- of the entry's facts
+) STRICT;
+
+CREATE UNIQUE INDEX charges_decision ON charges (decision_id) WHERE kind = 'charge';
+-- Each index ends in seq, the rowid, so all of them give the order (admitted_at_us, seq).
+CREATE INDEX charges_admitted ON charges (admitted_at_us);
+CREATE INDEX charges_of_owner ON charges (owner, admitted_at_us);
+CREATE INDEX charges_of_key ON charges (key_id, admitted_at_us);
+
+CREATE TRIGGER charges_never_change BEFORE UPDATE ON charges
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER charges_never_go BEFORE DELETE ON charges
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+
+CREATE TABLE totals (
+    subject    TEXT    NOT NULL,  -- the id of a key, or an owner
+    month      TEXT    NOT NULL,  -- '' is the whole life, which is kept for keys only
+    spent_nano INTEGER NOT NULL,
+    PRIMARY KEY (subject, month)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rejected (
+    seq    INTEGER PRIMARY KEY,
+    reason TEXT    NOT NULL,
+    text   TEXT    NOT NULL,  -- the entry as it came
+    at_us  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE conflicts (
+    decision_id TEXT    NOT NULL,
+    fingerprint BLOB    NOT NULL,
+    entry       TEXT    NOT NULL,  -- JSON
+    at_us       INTEGER NOT NULL,
+    PRIMARY KEY (decision_id, fingerprint)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE journal_positions (
+    file         TEXT    NOT NULL PRIMARY KEY,
+    offset_bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What can't change once amounts are kept; today the currency alone.
+CREATE TABLE deployment (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,149 @@
+"""All SQL of the SQLite store but its schema, which is in `migrations/`."""
+
+from keytoll.store.base import ChargeQuery
+
+REVISION = "SELECT COALESCE(MAX(seq), 0) FROM charges"
+
+# --- keys ---
+
+INSERT_KEY = """
+INSERT INTO keys (id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+UPDATE_KEY = """
+UPDATE keys
+SET name = :name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us
+WHERE id = :id AND deleted_at_us IS NULL
+RETURNING id
+"""
+
+DELETE_KEY = """
+UPDATE keys SET deleted_at_us = :deleted_at_us WHERE id = :id AND deleted_at_us IS NULL RETURNING id
+"""
+
+# One statement, so that key, totals and revision are of one snapshot.
+_STORED_KEY = """
+SELECT
+    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us,
+    (SELECT json_group_object(month, spent_nano) FROM totals WHERE subject = keys.id),
+    (SELECT COALESCE(MAX(seq), 0) FROM charges)
+FROM keys
+WHERE deleted_at_us IS NULL
+"""
+
+KEY_BY_DIGEST = _STORED_KEY + "AND digest = :digest"
+KEY_BY_ID = _STORED_KEY + "AND id = :id"
+LIST_KEYS = _STORED_KEY + "AND id > :after ORDER BY id LIMIT :limit"
+LIST_KEYS_OF_OWNER = _STORED_KEY + "AND owner = :owner AND id > :after ORDER BY id LIMIT :limit"
+
+# --- posting ---
+
+FINGERPRINTS = """
+SELECT charges.decision_id, charges.fingerprint
+FROM json_each(:decision_ids) AS given
+CROSS JOIN charges ON charges.decision_id = given.value AND charges.kind = 'charge'
+"""
+
+INSERT_CHARGE = """
+INSERT INTO charges (
+    id, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts, uncharged_usage,
+    measured, amount_nano, settled_at_us,
+    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
+    reasoning_tokens,
+    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
+    audio_output_price_nano, request_price_nano,
+    fingerprint, kind
+) VALUES (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?,
+    ?, ?, ?, ?, ?, ?,
+    ?,
+    ?, ?, ?, ?, ?,
+    ?, ?,
+    ?, 'charge'
+)
+"""
+
+TOTALS = """
+SELECT totals.subject, totals.month, totals.spent_nano
+FROM json_each(:accounts) AS given
+CROSS JOIN totals
+    ON totals.subject = json_extract(given.value, '$[0]') AND totals.month = json_extract(given.value, '$[1]')
+"""
+
+PUT_TOTAL = """
+INSERT INTO totals (subject, month, spent_nano) VALUES (?, ?, ?)
+ON CONFLICT (subject, month) DO UPDATE SET spent_nano = excluded.spent_nano
+"""
+
+INSERT_REJECTED = "INSERT INTO rejected (reason, text, at_us) VALUES (?, ?, ?)"
+
+INSERT_CONFLICT = """
+INSERT INTO conflicts (decision_id, fingerprint, entry, at_us) VALUES (?, ?, ?, ?)
+ON CONFLICT (decision_id, fingerprint) DO NOTHING
+"""
+
+PUT_POSITION = """
+INSERT INTO journal_positions (file, offset_bytes) VALUES (?, ?)
+ON CONFLICT (file) DO UPDATE SET offset_bytes = excluded.offset_bytes
+"""
+
+# --- the ledger, read ---
+
+_CHARGE = """
+SELECT
+    id, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts, uncharged_usage,
+    measured, amount_nano, settled_at_us,
+    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
+    reasoning_tokens,
+    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
+    audio_output_price_nano, request_price_nano
+FROM charges
+WHERE TRUE
+"""
+
+
+def list_charges(query: ChargeQuery) -> str:
+    """Return the statement with only the conditions that the query gives, so that each uses its index."""
+    conditions = {
+        "AND owner = :owner\n": query.owner,
+        "AND key_id = :key_id\n": query.key_id,
+        "AND admitted_at_us >= :since_us\n": query.since_us,
+        "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n": query.after,
+    }
+    given = "".join(condition for condition, value in conditions.items() if value is not None)
+    return _CHARGE + given + "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit"
+
+
+OWNER_TOTALS = "SELECT month, spent_nano FROM totals WHERE subject = :owner AND month <> ''"
+
+# --- prices and positions ---
+
+INSERT_PRICES = """
+INSERT INTO prices (
+    id, input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
+    audio_output_price_nano, request_price_nano
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+"""
+
+PRICES = """
+SELECT
+    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
+    audio_output_price_nano, request_price_nano
+FROM prices
+WHERE id = :id
+"""
+
+POSITIONS = "SELECT file, offset_bytes FROM journal_positions"
+
+FORGET_POSITIONS = "DELETE FROM journal_positions WHERE file IN (SELECT value FROM json_each(:files))"
+
+# --- the deployment ---
+
+KEEP_CURRENCY = """
+INSERT INTO deployment (name, value) VALUES ('currency', :currency)
+ON CONFLICT (name) DO UPDATE SET value = value
+RETURNING value
+"""

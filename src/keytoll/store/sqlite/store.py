@@ -1,0 +1,186 @@
+"""SqliteStore: keys and the ledger in one SQLite file."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from keytoll.core.keys import Key
+from keytoll.core.ledger import Charge
+from keytoll.core.pricing import Prices
+from keytoll.store.base import Batch, ChargeQuery, NameTaken, Posted, StoredKey, StoreUnavailable
+from keytoll.store.sqlite import queries, rows
+from keytoll.store.sqlite.database import (
+    READER_PRAGMAS,
+    WRITER_PRAGMAS,
+    Writer,
+    check_sqlite_version,
+    connected,
+    driver_errors,
+    owned,
+)
+from keytoll.store.sqlite.posting import post
+from keytoll.store.sqlite.schema import migrate
+
+
+class SqliteStore:
+    """A store in one SQLite file, for one Keytoll. Make it with `open`; its methods are those of `store.base.Store`."""
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        lookups: aiosqlite.Connection,
+        lists: aiosqlite.Connection,
+        resources: AsyncExitStack,
+    ) -> None:
+        self._writer = writer
+        self._lookups = lookups
+        self._lists = lists  # apart, so that a Check never waits behind somebody's long list
+        self._resources = resources
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> "SqliteStore":
+        """Own and open the database, made (mode 0600) or migrated if need be. Its folder must be there.
+
+        Raises StoreLocked if another Keytoll owns it, StoreTooNew if a newer one migrated it, and StoreUnavailable.
+        `busy_timeout_s` is how long a statement waits for other processes, such as a backup.
+        """
+        check_sqlite_version()
+        path = await asyncio.to_thread(path.resolve)  # so that links to one file lead to one lock
+        async with AsyncExitStack() as stack:
+            stack.enter_context(owned(path))
+            connect = partial(connected, path, busy_timeout_s=busy_timeout_s)
+            writer = await stack.enter_async_context(connect(WRITER_PRAGMAS))
+            with driver_errors():
+                await migrate(writer, path)
+            lookups = await stack.enter_async_context(connect(READER_PRAGMAS))
+            lists = await stack.enter_async_context(connect(READER_PRAGMAS))
+            return cls(writer=Writer(writer), lookups=lookups, lists=lists, resources=stack.pop_all())
+
+    # --- keys ---
+
+    async def create_key(self, key: Key) -> None:
+        """Keep a new key. Raises NameTaken."""
+        with _name_taken(key):
+            await self._write(queries.INSERT_KEY, rows.key_row(key))
+
+    async def key_by_digest(self, digest: bytes) -> StoredKey | None:
+        """Return the key whose secret has this SHA-256, with its totals, in one consistent read."""
+        found = await self._read(self._lookups, queries.KEY_BY_DIGEST, {"digest": digest})
+        return rows.stored_key(found[0]) if found else None
+
+    async def key_by_id(self, key_id: str) -> StoredKey | None:
+        """Return the key of this id, with its totals, in one consistent read."""
+        found = await self._read(self._lookups, queries.KEY_BY_ID, {"id": key_id})
+        return rows.stored_key(found[0]) if found else None
+
+    async def list_keys(self, *, owner: str | None, after: str | None, limit: int) -> Sequence[StoredKey]:
+        """Return keys by ascending id (so by creation), of one owner or of all, those after the id `after`."""
+        statement = queries.LIST_KEYS if owner is None else queries.LIST_KEYS_OF_OWNER
+        found = await self._read(self._lists, statement, {"owner": owner, "after": after or "", "limit": limit})
+        return [rows.stored_key(row) for row in found]
+
+    async def update_key(self, key: Key) -> bool:
+        """Write the name, quota and expiry of a key; False if there is none of its id. Raises NameTaken."""
+        quota = {"quota_kind": key.quota.kind.value, "limit_nano": key.quota.limit_nano}
+        changes = {"id": key.id, "name": key.name, "expires_at_us": key.expires_at_us, **quota}
+        with _name_taken(key):
+            return bool(await self._write(queries.UPDATE_KEY, changes))
+
+    async def delete_key(self, key_id: str, *, deleted_at_us: int) -> bool:
+        """Delete a key; False if there is none of this id."""
+        return bool(await self._write(queries.DELETE_KEY, {"id": key_id, "deleted_at_us": deleted_at_us}))
+
+    # --- the ledger ---
+
+    async def post(self, batch: Batch) -> Posted:
+        """Post a batch in one transaction; see `LedgerStore.post`. `conflicts` are told each time and kept once."""
+        self._check_open()
+        return await self._writer.run(partial(post, batch=batch))
+
+    async def list_charges(self, query: ChargeQuery) -> Sequence[Charge]:
+        """Return the charges that match, newest admission first; none if `after` is unknown."""
+        found = await self._read(self._lists, queries.list_charges(query), asdict(query))
+        return [rows.charge(row) for row in found]
+
+    async def owner_totals(self, owner: str) -> Mapping[str, int]:
+        """Return what an owner spent, by month, in nano-units."""
+        return dict(await self._read(self._lists, queries.OWNER_TOTALS, {"owner": owner}))
+
+    async def add_prices(self, prices: Sequence[Prices]) -> None:
+        """Keep price versions by their ids. A version that is there already stays as it is."""
+
+        async def add(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(queries.INSERT_PRICES, map(rows.prices_row, prices))
+
+        self._check_open()
+        await self._writer.run(add)
+
+    async def prices(self, price_id: str) -> Prices | None:
+        """Return the price version of this id."""
+        found = await self._read(self._lookups, queries.PRICES, {"id": price_id})
+        return rows.prices(found[0]) if found else None
+
+    async def positions(self) -> Mapping[str, int]:
+        """Return the offset of every journal file that is known, by the file's identity."""
+        return dict(await self._read(self._lists, queries.POSITIONS, {}))
+
+    async def forget_positions(self, files: Sequence[str]) -> None:
+        """Drop the positions of journal files that are gone."""
+        await self._write(queries.FORGET_POSITIONS, {"files": json.dumps(list(files))})
+
+    # --- the store itself ---
+
+    async def keep_currency(self, currency: str) -> str:
+        """Note the currency of the ledger at the first call; return the one that is kept."""
+        found = await self._write(queries.KEEP_CURRENCY, {"currency": currency})
+        return str(found[0][0])
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the store answers."""
+        await self._read(self._lookups, queries.REVISION, {})
+
+    async def close(self) -> None:
+        """Finish what is running and close. Later calls raise StoreUnavailable; a second close is harmless."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._writer.finish()
+        await self._resources.aclose()
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise StoreUnavailable("the store is closed")
+
+    async def _read(self, connection: aiosqlite.Connection, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        self._check_open()
+        with driver_errors():
+            return list(await connection.execute_fetchall(statement, values))
+
+    async def _write(self, statement: str, values: Mapping[str, Any] | rows.Row) -> list[rows.Row]:
+        async def write(connection: aiosqlite.Connection) -> list[rows.Row]:
+            return list(await connection.execute_fetchall(statement, values))
+
+        self._check_open()
+        return await self._writer.run(write)
+
+
+@contextmanager
+def _name_taken(key: Key) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if str(error) == "UNIQUE constraint failed: keys.owner, keys.name":
+            raise NameTaken(f'{key.owner} has another key named "{key.name}"') from error
+        raise

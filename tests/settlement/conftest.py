@@ -1,0 +1,73 @@
+"""Settlement on a real SQLite store, fed by a journal folder or by ALS messages."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from keytoll.admission.cache import KeyCache
+from keytoll.core.pricing import Prices
+from keytoll.envoy.journal import JournalFollower
+from keytoll.metrics import Metrics
+from keytoll.settlement import Settlement
+from keytoll.store.base import ChargeQuery
+from keytoll.store.sqlite import SqliteStore
+
+PRICES = Prices(
+    input=4_000_000_000,
+    output=12_000_000_000,
+    cached_input=1_000_000_000,
+    cache_write=4_000_000_000,
+    audio_input=4_000_000_000,
+    audio_output=12_000_000_000,
+)
+NOW_US = 1_790_000_000_000_000
+
+
+@dataclass
+class Desk:
+    """A store, settlement and a follower of one journal folder."""
+
+    store: SqliteStore
+    folder: Path
+    metrics: Metrics = field(default_factory=Metrics)
+    clock: Callable[[], int] = lambda: NOW_US
+
+    def __post_init__(self) -> None:
+        self.cache = KeyCache(self.store)
+        self.settlement = Settlement(self.store, self.cache, clock=self.clock, metrics=self.metrics)
+        self.follower = JournalFollower(
+            self.folder, store=self.store, settlement=self.settlement, clock=self.clock, metrics=self.metrics
+        )
+
+    async def catch_up(self) -> None:
+        """Read the journal to its end."""
+        while await self.follower.read_once():
+            pass
+
+    async def charges(self) -> list[tuple[str, int]]:
+        """Return decision id and amount of every charge, oldest decision first."""
+        found = await self.store.list_charges(ChargeQuery(limit=10_000))
+        return sorted((str(charge.entry.decision_id), charge.amount_nano) for charge in found)
+
+    def counted(self, outcome: str) -> float:
+        """Return how many entries had this outcome."""
+        value = self.metrics.registry.get_sample_value("keytoll_log_entries_total", {"outcome": outcome})
+        assert value is not None
+        return value
+
+    def restarted(self) -> "Desk":
+        """Return a Keytoll started anew on the same store and journal."""
+        return Desk(self.store, self.folder, clock=self.clock)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """An empty ledger that knows one price."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    store = await SqliteStore.open(tmp_path / "keytoll.db")
+    await store.add_prices([PRICES])
+    yield Desk(store, folder)
+    await store.close()

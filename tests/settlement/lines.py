@@ -1,0 +1,73 @@
+"""Log entries as Envoy writes them, in the journal and by ALS."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+from keytoll.core.ids import uuid7
+from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry, StreamAccessLogsMessage
+from settlement.conftest import NOW_US, PRICES
+
+
+def decision(number: int) -> UUID:
+    return uuid7(NOW_US, number.to_bytes(10))
+
+
+def check(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "decision_id": str(decision(number)),
+        "key_id": "key_1",
+        "owner": "users/alice",
+        "model": "m",
+        "endpoint": "chat/completions",
+        "price_id": PRICES.id,
+        "admitted_at_us": str(NOW_US + number),
+        "month": "2026-09",
+        **changes,
+    }
+
+
+def record(number: int, *, usage: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A finished request with 10 tokens in and `number` out, unless told otherwise."""
+    return {
+        "v": 1,
+        "type": "DownstreamEnd",
+        "start": "1789999999.500000",
+        "ms": 250,
+        "status": 200,
+        "attempts": 1,
+        "check": check(number),
+        "usage": {"prompt_tokens": 10, "completion_tokens": number} if usage is None else usage,
+        **changes,
+    }
+
+
+def line(number: int, **changes: Any) -> bytes:
+    return json.dumps(record(number, **changes)).encode() + b"\n"
+
+
+def amount(number: int) -> int:
+    return 10 * 4_000 + number * 12_000
+
+
+def charge(number: int) -> tuple[str, int]:
+    return str(decision(number)), amount(number)
+
+
+def als_message(*numbers: int) -> bytes:
+    message = StreamAccessLogsMessage()
+    for number in numbers:
+        message.http_logs.log_entry.append(als_entry(number))
+    return message.SerializeToString()
+
+
+def als_entry(number: int) -> HttpAccessLogEntry:
+    entry = HttpAccessLogEntry()
+    common = entry.common_properties
+    common.access_log_type = 6
+    common.upstream_request_attempt_count = 1
+    common.start_time.FromMicroseconds(NOW_US)
+    common.metadata.filter_metadata["envoy.filters.http.ext_authz"].update(check(number))
+    common.metadata.filter_metadata["kt.usage"].update({"prompt_tokens": 10, "completion_tokens": number})
+    entry.response.response_code.value = 200
+    return entry

@@ -1,0 +1,108 @@
+"""Both sources settle the same entry once; nothing that fails on the way loses or doubles a charge."""
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from keytoll.core.ledger import usage_from
+from keytoll.core.money import MAX_TOTAL_NANO
+from keytoll.core.pricing import Prices
+from keytoll.envoy.als import AlsSink
+from keytoll.envoy.entries import from_als, from_journal
+from keytoll.settlement import Logged
+from keytoll.store.base import Batch, Posted, StoreUnavailable
+from settlement.conftest import NOW_US, PRICES, Desk
+from settlement.lines import als_entry, als_message, charge, line
+
+
+def logged(number: int) -> Logged:
+    item = from_journal(line(number))
+    assert item is not None
+    return item
+
+
+def test_journal_and_als_tell_the_same_entry() -> None:
+    from_grpc = from_als(als_entry(5))
+    assert from_grpc is not None
+    assert from_grpc.entry == logged(5).entry
+    assert from_grpc.entry.fingerprint == logged(5).entry.fingerprint
+
+
+async def test_als_entries_become_charges_and_garbage_none(desk: Desk) -> None:
+    sink = AlsSink(desk.settlement, clock=desk.clock)
+    for message in (als_message(1, 2), als_message(), b"\xff\xff garbage", als_message(3)):
+        await sink(message)
+    assert await desk.charges() == [charge(1), charge(2), charge(3)]
+
+
+async def test_als_entries_without_a_decision_or_before_their_end_are_none_of_ours(desk: Desk) -> None:
+    early, stranger, broken = als_entry(1), als_entry(2), als_entry(3)
+    early.common_properties.access_log_type = 4
+    del stranger.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]
+    assert from_als(early) is None
+    assert from_als(stranger) is None
+    del broken.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"].fields["owner"]
+    with pytest.raises(ValueError, match="owner"):
+        from_als(broken)
+
+
+async def test_both_sources_at_once_charge_each_request_once(desk: Desk) -> None:
+    sink = AlsSink(desk.settlement, clock=desk.clock)
+    (desk.folder / "journal.jsonl").write_bytes(line(1) + line(2) + line(2))
+    await sink(als_message(2, 1))
+    await desk.catch_up()
+    await sink(als_message(1))
+    assert await desk.charges() == [charge(1), charge(2)]
+    assert desk.counted("repeated") == 4
+
+
+async def test_another_entry_under_the_same_decision_is_kept_out_and_counted(desk: Desk) -> None:
+    other = replace(logged(1), entry=replace(logged(1).entry, usage=usage_from({"prompt_tokens": 99_999})))
+    await desk.settlement.post([logged(1)])
+    posted = await desk.settlement.post([other])
+    assert len(posted.conflicts) == 1
+    assert await desk.charges() == [charge(1)]
+    assert desk.counted("conflicting") == 1
+
+
+async def test_a_price_is_found_in_the_store_whatever_the_catalog_says_now(desk: Desk) -> None:
+    """Settlement prices from the entry alone, with the version that was in force at its admission."""
+    dearer = replace(PRICES, input=8_000_000_000)
+    await desk.store.add_prices([dearer])
+    entry = replace(logged(1).entry, price_id=dearer.id)
+    posted = await desk.settlement.post([Logged(entry, NOW_US)])
+    assert posted.charges[0].prices == dearer
+    assert posted.charges[0].amount_nano == 10 * 8_000 + 12_000
+
+
+async def test_a_charge_that_would_pass_64_bits_is_kept_out_and_the_others_count(desk: Desk) -> None:
+    top = Prices(*[9_000_000_000_000_000_000] * 7)
+    await desk.store.add_prices([top])
+    dear = [replace(logged(n).entry, price_id=top.id, usage=usage_from({"prompt_tokens": 1_000_000})) for n in (1, 2)]
+    posted = await desk.settlement.post([Logged(dear[0], 0), logged(3), Logged(dear[1], 0)])
+    assert MAX_TOTAL_NANO < 2 * 9_000_000_000_000_000_000
+    assert [c.entry.decision_id for c in posted.charges] == [logged(3).entry.decision_id]
+    assert await desk.charges() == [charge(3)]
+
+
+async def test_settlement_waits_while_the_store_is_away_and_then_posts_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second error comes after the commit, as when only the answer was lost."""
+    post, failures = desk.store.post, ["before", "after"]
+
+    async def flaky(batch: Batch) -> Posted:
+        failure = failures.pop(0) if failures else None
+        if failure == "before":
+            raise StoreUnavailable("away") from sqlite3.OperationalError("locked")
+        posted = await post(batch)
+        if failure == "after":
+            raise StoreUnavailable("away")
+        return posted
+
+    monkeypatch.setattr(desk.store, "post", flaky)
+    posted = await desk.settlement.post([logged(1)])
+    assert posted.repeated == 1
+    assert await desk.charges() == [charge(1)]
+    assert desk.metrics.registry.get_sample_value("keytoll_store_errors_total") == 2

@@ -1,0 +1,143 @@
+"""Conformance of every store: keys."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from store.builders import NOW_US, make_charge, make_key
+
+from keytoll.core.keys import Key
+from keytoll.core.quota import Quota, QuotaKind, Totals
+from keytoll.store.base import Batch, NameTaken, Store
+
+MONTHLY = Quota(QuotaKind.MONTHLY, 100_000_000_000)
+TOTAL = Quota(QuotaKind.TOTAL, 0)
+
+
+async def _ids(store: Store, *, owner: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
+    return [stored.key.id for stored in await store.list_keys(owner=owner, after=after, limit=limit)]
+
+
+@pytest.mark.parametrize("quota", [Quota(), MONTHLY, TOTAL, Quota(QuotaKind.TOTAL, 9_000_000_000 * 10**9)])
+@pytest.mark.parametrize("expires_at_us", [None, NOW_US])
+async def test_a_key_is_found_by_digest_and_by_id_exactly_as_created(
+    store: Store, quota: Quota, expires_at_us: int | None
+) -> None:
+    key = replace(make_key(quota=quota, name="生产 🔑 'quoted'"), expires_at_us=expires_at_us)
+    await store.create_key(key)
+    for found in (await store.key_by_digest(key.digest), await store.key_by_id(key.id)):
+        assert found is not None
+        assert found.key == key
+        assert found.totals == Totals()
+
+
+async def test_an_unknown_key_is_none(store: Store) -> None:
+    assert await store.key_by_digest(b"\0" * 32) is None
+    assert await store.key_by_id("key_unknown") is None
+
+
+async def test_a_name_is_unique_for_its_owner_only(store: Store) -> None:
+    await store.create_key(make_key(owner="users/alice", name="production"))
+    await store.create_key(make_key(owner="users/bob", name="production"))
+    with pytest.raises(NameTaken, match="production"):
+        await store.create_key(make_key(owner="users/alice", name="production"))
+    assert len(await _ids(store)) == 2
+
+
+async def test_of_callers_that_create_one_name_at_once_exactly_one_succeeds(store: Store) -> None:
+    keys = [make_key(name="same") for _ in range(10)]
+    results = await asyncio.gather(*(store.create_key(key) for key in keys), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["NameTaken"] * 9 + ["NoneType"]
+
+
+async def test_another_key_with_the_same_secret_is_an_error_but_not_a_taken_name(store: Store) -> None:
+    key = make_key()
+    await store.create_key(key)
+    with pytest.raises(Exception) as caught:
+        await store.create_key(replace(make_key(), digest=key.digest))
+    assert not isinstance(caught.value, NameTaken)
+
+
+async def test_an_update_writes_name_quota_and_expiry_and_nothing_else(store: Store) -> None:
+    key = make_key(quota=MONTHLY)
+    await store.create_key(key)
+    edited = replace(key, name="edited", quota=Quota(), expires_at_us=NOW_US + 1)
+    frozen = replace(edited, owner="users/mallory", digest=b"\1" * 32, last4="zzzz", created_at_us=1)
+    assert await store.update_key(frozen)
+    found = await store.key_by_id(key.id)
+    assert found is not None
+    assert found.key == edited
+
+
+async def test_an_update_can_keep_its_own_name_but_not_take_another_keys(store: Store) -> None:
+    first, second = make_key(name="first"), make_key(name="second")
+    await store.create_key(first)
+    await store.create_key(second)
+    assert await store.update_key(replace(second, quota=MONTHLY))
+    with pytest.raises(NameTaken):
+        await store.update_key(replace(second, name="first"))
+    found = await store.key_by_id(second.id)
+    assert found is not None
+    assert found.key == replace(second, quota=MONTHLY)
+
+
+async def test_an_unknown_key_can_be_neither_updated_nor_deleted(store: Store) -> None:
+    assert not await store.update_key(make_key())
+    assert not await store.delete_key("key_unknown", deleted_at_us=NOW_US)
+
+
+async def test_a_deleted_key_is_gone_for_every_method(store: Store) -> None:
+    key = make_key()
+    await store.create_key(key)
+    assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+    assert await store.key_by_digest(key.digest) is None
+    assert await store.key_by_id(key.id) is None
+    assert await _ids(store) == await _ids(store, owner=key.owner) == []
+    assert not await store.update_key(key)
+    assert not await store.delete_key(key.id, deleted_at_us=NOW_US + 1)
+
+
+async def test_the_name_of_a_deleted_key_is_free_again(store: Store) -> None:
+    for _ in range(3):
+        key = make_key(name="production")
+        await store.create_key(key)
+        assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+
+
+async def test_the_secret_of_a_deleted_key_never_comes_back(store: Store) -> None:
+    key = make_key()
+    await store.create_key(key)
+    await store.delete_key(key.id, deleted_at_us=NOW_US)
+    with pytest.raises(Exception):  # noqa: B017 - which one is the driver's
+        await store.create_key(replace(make_key(), digest=key.digest))
+
+
+async def test_lists_are_by_ascending_id_whatever_the_order_of_creation(store: Store) -> None:
+    keys = [make_key(owner=f"users/{n % 2}") for n in range(6)]
+    for key in reversed(keys):
+        await store.create_key(key)
+    assert await _ids(store) == [key.id for key in keys]
+    assert await _ids(store, owner="users/1") == [key.id for key in keys[1::2]]
+    assert await _ids(store, owner="users/2") == []
+
+
+@pytest.mark.parametrize("owner", [None, "users/alice"])
+async def test_pages_hold_every_key_once_also_when_their_last_key_is_deleted(store: Store, owner: str | None) -> None:
+    keys = [make_key() for _ in range(5)]
+    for key in keys:
+        await store.create_key(key)
+    first = await _ids(store, owner=owner, limit=2)
+    await store.delete_key(first[-1], deleted_at_us=NOW_US)
+    second = await _ids(store, owner=owner, after=first[-1], limit=2)
+    third = await _ids(store, owner=owner, after=second[-1], limit=2)
+    assert first + second + third == [key.id for key in keys]
+
+
+async def test_a_listed_key_has_its_own_totals(store: Store) -> None:
+    keys: list[Key] = [make_key() for _ in range(3)]
+    for key in keys:
+        await store.create_key(key)
+    posted = await store.post(Batch([make_charge(7, key_id=keys[1].id), make_charge(8, key_id=keys[2].id)]))
+    listed = await store.list_keys(owner=None, after=None, limit=100)
+    assert [stored.totals for stored in listed] == [Totals(), Totals(7, {"2026-09": 7}), Totals(8, {"2026-09": 8})]
+    assert {stored.revision for stored in listed} == {posted.revision}

@@ -1,0 +1,207 @@
+"""Check, from the bytes of a CheckRequest to the bytes of a CheckResponse, on a real store."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+
+from keytoll.admission.cache import KeyCache
+from keytoll.core.decision import Reason, Rules
+from keytoll.core.keys import Key, digest_of, mint_secret
+from keytoll.core.months import Calendar
+from keytoll.core.offer import Offer
+from keytoll.core.pricing import Prices
+from keytoll.core.quota import Quota, QuotaKind
+from keytoll.envoy.check import CheckHandler
+from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
+from keytoll.metrics import Metrics
+from keytoll.store.sqlite import SqliteStore
+
+NOW_US = 1_790_000_000_123_456
+PRICES = Prices(input=1, output=1, cached_input=1, cache_write=1, audio_input=1, audio_output=1)
+OFFERS = {
+    "m": Offer("m", "model/m", PRICES, PRICES.id, 1, "up", running_usage=True, context_length=9, maximum_output=9),
+    "mixed": Offer("mixed", "model/mixed", PRICES, "p", 0, None, running_usage=False, context_length=9, maximum_output=9),
+}
+SECRET = mint_secret(bytes(range(32)))
+KEY = Key("key_1", "users/alice", "España 🚀", digest_of(SECRET), SECRET[-4:], Quota(), None, 0)
+
+
+@dataclass
+class Bench:
+    store: SqliteStore
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.cache = KeyCache(self.store)
+        rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", OFFERS)
+        self.handler = CheckHandler(
+            self.cache, rules=lambda: rules, clock=lambda: NOW_US, random=bytes, metrics=self.metrics
+        )
+
+    async def check(self, **asked: Any) -> CheckResponse:
+        answer = self.handler(request(**asked))
+        return CheckResponse.FromString(answer if isinstance(answer, bytes) else await answer)
+
+
+def request(
+    *,
+    authorization: str | None = f"Bearer {SECRET}",
+    facts: dict[str, Any] | None = None,
+    kind: str = "full",
+    path: str = "/v1/chat/completions",
+    **headers: str,
+) -> bytes:
+    message = CheckRequest()
+    http = message.attributes.request.http
+    http.method, http.path = "POST", path
+    http.headers["content-type"] = "application/json"
+    http.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    if authorization is not None:
+        http.headers["authorization"] = authorization
+    message.attributes.context_extensions["kind"] = kind
+    if kind == "full":
+        message.attributes.metadata_context.filter_metadata["kt.req"].update({"model": "m"} if facts is None else facts)
+    return message.SerializeToString()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    store = await SqliteStore.open(tmp_path / "keytoll.db")
+    await store.create_key(KEY)
+    yield Bench(store)
+    await store.close()
+
+
+def metadata(response: CheckResponse) -> dict[str, Any]:
+    return MessageToDict(response.dynamic_metadata)
+
+
+async def test_an_admitted_request_carries_all_that_settlement_and_the_data_plane_need(bench: Bench) -> None:
+    response = await bench.check(facts={"model": "m", "stream": True})
+    assert response.status.code == 0
+    assert list(response.ok_response.headers_to_remove) == ["authorization"]
+    facts = metadata(response)
+    assert UUID(facts.pop("decision_id")).version == 7
+    assert facts == {
+        "key_id": "key_1",
+        "owner": "users/alice",
+        "model": "m",
+        "endpoint": "chat/completions",
+        "price_id": PRICES.id,
+        "admitted_at_us": str(NOW_US),
+        "month": "2026-09",
+        "pool": "model/m",
+        "retries": 1,
+        "body": "json",
+        "upstream_model": "up",
+        "include_usage": True,
+        "strip_usage": True,
+        "running_usage": True,
+        "store_false": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "facts", "orders"),
+    [
+        ("/v1/chat/completions", {"stream": True, "include_usage": True}, (True, False, True, False)),
+        ("/v1/chat/completions", {"stream": False}, (False, False, False, False)),
+        ("/v1/completions?x=y", {"stream": True}, (True, True, True, False)),
+        ("/v1/responses", {"stream": True}, (False, False, False, True)),
+        ("/v1/embeddings", {}, (False, False, False, False)),
+    ],
+)
+async def test_usage_is_asked_for_where_it_must_be_and_hidden_from_who_did_not_ask(
+    bench: Bench, path: str, facts: dict[str, Any], orders: tuple[bool, ...]
+) -> None:
+    given = metadata(await bench.check(path=path, facts={"model": "m", **facts}))
+    assert tuple(given[n] for n in ("include_usage", "strip_usage", "running_usage", "store_false")) == orders
+
+
+async def test_a_pool_whose_members_differ_in_the_models_name_leaves_it_to_each_attempt(bench: Bench) -> None:
+    assert "upstream_model" not in metadata(await bench.check(facts={"model": "mixed"}))
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", SECRET, f"Basic {SECRET}", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET},Bearer {SECRET}", "Bearer gw-sk-é"],
+)
+async def test_what_is_no_key_is_refused_without_asking_the_store(bench: Bench, authorization: str | None) -> None:
+    answer = bench.handler(request(authorization=authorization))
+    assert isinstance(answer, bytes)
+    response = CheckResponse.FromString(answer)
+    assert response.denied_response.status.code == 401
+    assert json.loads(response.denied_response.body)["error"]["code"] == "invalid_api_key"
+    assert not response.HasField("dynamic_metadata")
+
+
+async def test_the_scheme_may_be_written_in_any_case(bench: Bench) -> None:
+    assert (await bench.check(authorization=f"bearer {SECRET}")).status.code == 0
+
+
+async def test_only_a_keys_first_request_asks_the_store(bench: Bench) -> None:
+    await bench.check()
+    assert isinstance(bench.handler(request()), bytes)
+    unknown = f"Bearer {mint_secret(bytes(32))}"
+    assert (await bench.check(authorization=unknown)).denied_response.status.code == 401
+    assert isinstance(bench.handler(request(authorization=unknown)), bytes)
+    lookups = bench.metrics.registry.get_sample_value
+    assert lookups("keytoll_key_cache_lookups_total", {"result": "miss"}) == 2
+    assert lookups("keytoll_key_cache_lookups_total", {"result": "hit"}) == 2
+
+
+async def test_a_headers_only_check_lets_the_body_come_and_leaves_no_trace(bench: Bench) -> None:
+    response = await bench.check(kind="key")
+    assert [(h.header.key, h.header.value) for h in response.ok_response.headers] == [("x-kt-known", "1")]
+    assert not response.ok_response.headers_to_remove
+    assert not response.HasField("dynamic_metadata")
+    assert bench.metrics.registry.get_sample_value("keytoll_decisions_total", {"reason": "allowed"}) == 0
+
+
+async def test_a_headers_only_check_refuses_by_headers(bench: Bench) -> None:
+    response = await bench.check(kind="key", content_length=str(32 * 2**20 + 1))
+    assert response.denied_response.status.code == 413
+
+
+async def test_a_refusal_carries_its_headers_and_names_of_any_script(bench: Bench) -> None:
+    spent = Key(**{n: getattr(KEY, n) for n in Key.__slots__} | {"quota": Quota(QuotaKind.TOTAL, 0)})
+    await bench.store.update_key(spent)
+    response = (await bench.check()).denied_response
+    headers = {h.header.key: h.header.value for h in response.headers}
+    assert response.status.code == 429
+    assert headers == {"content-type": "application/json", "x-should-retry": "false"}
+    assert "España 🚀" in json.loads(response.body)["error"]["message"]
+    assert bench.metrics.registry.get_sample_value("keytoll_decisions_total", {"reason": "quota_spent"}) == 1
+
+
+async def test_a_store_that_is_away_is_an_outage_for_unknown_keys_only(bench: Bench) -> None:
+    await bench.check()
+    await bench.store.close()
+    assert (await bench.check()).status.code == 0
+    response = await bench.check(authorization=f"Bearer {mint_secret(bytes(32))}")
+    assert response.denied_response.status.code == 503
+    assert json.loads(response.denied_response.body)["error"]["code"] == "service_unavailable"
+
+
+@pytest.mark.parametrize("odd", [None, [1], {"id": "x"}])
+async def test_metadata_of_an_odd_kind_is_never_taken_for_absent_unless_it_is_null(bench: Bench, odd: object) -> None:
+    response = await bench.check(facts={"model": "m", "stream": odd})
+    assert response.status.code == (0 if odd is None else 7)
+
+
+async def test_garbage_is_an_error_of_the_transport(bench: Bench) -> None:
+    with pytest.raises(DecodeError):
+        bench.handler(b"\xff\xff\xff")
+
+
+def test_every_reason_is_a_series_from_the_start() -> None:
+    sample = Metrics().registry.get_sample_value
+    assert {sample("keytoll_decisions_total", {"reason": reason.value}) for reason in Reason} == {0.0}

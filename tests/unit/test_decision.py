@@ -1,0 +1,243 @@
+"""Admission: the error contract, reason by reason and in its order."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from keytoll.core.decision import (
+    ANSWERS,
+    JSON_CONTENT_TYPE,
+    MALFORMED_KEY,
+    MAX_BODY_BYTES,
+    UNAVAILABLE,
+    UNKNOWN_KEY,
+    Admission,
+    Denial,
+    Reason,
+    Request,
+    Rules,
+    decide,
+    decide_by_headers,
+)
+from keytoll.core.keys import Key
+from keytoll.core.months import Calendar, to_us
+from keytoll.core.offer import Offer
+from keytoll.core.pricing import Prices
+from keytoll.core.quota import Quota, QuotaKind, Totals
+
+PRICES = Prices(input=1, output=1, cached_input=1, cache_write=1, audio_input=1, audio_output=1)
+OFFER = Offer("m", "model/m", PRICES, PRICES.id, 0, "up", running_usage=False, context_length=10, maximum_output=10)
+RULES = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {"m": OFFER})
+NOW_US = to_us(datetime(2026, 11, 25, 12, tzinfo=UTC))
+KEY = Key("key_1", "users/alice", "production", b"", "7f2a", Quota(), None, 0)
+REQUEST = Request("POST", "/v1/chat/completions", "application/json", 100, {"model": "m"})
+
+
+def judged(request: Request = REQUEST, *, key: Key = KEY, totals: Totals | None = None) -> Admission | Denial:
+    return decide(key=key, totals=totals or Totals(), request=request, rules=RULES, now_us=NOW_US)
+
+
+def asking(**facts: Any) -> Request:
+    return replace(REQUEST, facts={"model": "m", **facts})
+
+
+def denied(verdict: Admission | Denial | None) -> Denial:
+    assert isinstance(verdict, Denial)
+    return verdict
+
+
+def test_a_request_within_the_rules_is_admitted_in_the_month_of_its_admission() -> None:
+    verdict = judged(asking(stream=True, include_usage=True, max_tokens=5.0, n=1.0))
+    assert isinstance(verdict, Admission)
+    assert (verdict.key, verdict.offer, verdict.stream, verdict.wants_usage) == (KEY, OFFER, True, True)
+    assert (verdict.admitted_at_us, verdict.month, verdict.endpoint.name) == (NOW_US, "2026-11", "chat/completions")
+
+
+def test_a_key_lives_until_its_expiry_to_the_microsecond() -> None:
+    """User report 5."""
+    assert isinstance(judged(key=replace(KEY, expires_at_us=NOW_US + 1)), Admission)
+    denial = denied(judged(key=replace(KEY, expires_at_us=NOW_US)))
+    assert denial.reason is Reason.EXPIRED_KEY
+    assert "expired at 2026-11-25T20:00:00+08:00" in denial.message
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/chat/completions/", "/v1/Chat/completions", "/v2/chat/completions", "/v1/files", "/v1/batches"],
+)
+def test_a_path_that_is_not_in_the_table_is_refused(path: str) -> None:
+    """User report 17: what is not metered is not served."""
+    assert denied(judged(replace(REQUEST, path=path))).reason is Reason.UNKNOWN_PATH
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "post"])
+def test_another_method_is_refused_and_told_which_is_allowed(method: str) -> None:
+    denial = denied(judged(replace(REQUEST, method=method)))
+    assert denial.reason is Reason.METHOD_NOT_ALLOWED
+    assert denial.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "multipart/form-data; boundary=x", "application/jsonx"])
+def test_a_body_that_is_not_declared_as_json_is_refused(content_type: str) -> None:
+    assert denied(judged(replace(REQUEST, content_type=content_type))).reason is Reason.BAD_BODY
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json", "application/json ;x"],
+)
+def test_every_way_to_write_json_is_taken(content_type: str) -> None:
+    assert JSON_CONTENT_TYPE.fullmatch(content_type)
+    assert isinstance(judged(replace(REQUEST, content_type=content_type)), Admission)
+
+
+@pytest.mark.parametrize("facts", [{}, {"bad_body": True}, {"bad_body": True, "model": "m"}, {"stream": True}])
+def test_a_body_that_envoy_could_not_read_is_refused(facts: dict[str, Any]) -> None:
+    assert denied(judged(replace(REQUEST, facts=facts))).reason is Reason.BAD_BODY
+
+
+@pytest.mark.parametrize(
+    ("facts", "param"),
+    [
+        ({"stream": "true"}, "stream"),
+        ({"stream": 1.0}, "stream"),
+        ({"include_usage": "true"}, "stream_options.include_usage"),
+        ({"n": 1.5}, "n"),
+        ({"n": True}, "n"),
+        ({"best_of": "2"}, "best_of"),
+        ({"max_tokens": -1.0}, "max_tokens"),
+        ({"max_completion_tokens": ""}, "max_completion_tokens"),
+        ({"max_output_tokens": float("inf")}, "max_output_tokens"),
+        ({"max_output_tokens": float("nan")}, "max_output_tokens"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_refused_by_name(facts: dict[str, Any], param: str) -> None:
+    denial = denied(judged(asking(**facts)))
+    assert (denial.reason, denial.param) == (Reason.BAD_FIELD, param)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("store", True),
+        ("store", "true"),
+        ("background", True),
+        ("previous_response_id", "resp_1"),
+        ("previous_response_id", ""),
+        ("conversation", "conv_1"),
+    ],
+)
+def test_what_would_keep_state_at_a_shared_backend_is_refused(name: str, value: object) -> None:
+    denial = denied(judged(asking(**{name: value})))
+    assert (denial.reason, denial.param) == (Reason.REFUSED_FIELD, name)
+    assert json.loads(denial.body)["error"]["code"] == "unsupported_parameter"
+
+
+def test_saying_no_to_stored_state_is_fine() -> None:
+    assert isinstance(judged(asking(store=False, background=False)), Admission)
+
+
+@pytest.mark.parametrize("model", ["", 5.0, True])
+def test_a_missing_model_is_asked_for(model: object) -> None:
+    denial = denied(judged(asking(model=model)))
+    assert (denial.reason, denial.param, denial.status) == (Reason.MISSING_MODEL, "model", 400)
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "M", "m ", "model/m"])
+def test_a_model_that_is_not_on_offer_is_not_found(model: str) -> None:
+    denial = denied(judged(asking(model=model)))
+    assert (denial.status, json.loads(denial.body)["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_body_that_declares_itself_too_large_is_refused() -> None:
+    assert isinstance(judged(replace(REQUEST, declared_bytes=MAX_BODY_BYTES)), Admission)
+    denial = denied(judged(replace(REQUEST, declared_bytes=MAX_BODY_BYTES + 1)))
+    assert (denial.status, denial.reason) == (413, Reason.TOO_LARGE)
+
+
+@pytest.mark.parametrize(
+    ("quota", "message"),
+    [
+        (
+            Quota(QuotaKind.MONTHLY, 5_000_000_000),
+            'The monthly quota of the API key "production", ¥5.00, is spent; it resets at 2026-12-01T00:00:00+08:00',
+        ),
+        (
+            Quota(QuotaKind.TOTAL, 5_000_000_000),
+            'The total quota of the API key "production", ¥5.00, is spent; it does not reset; raise it or use another key',
+        ),
+    ],
+)
+def test_a_spent_key_is_told_which_limit_was_hit_and_when_it_resets(quota: Quota, message: str) -> None:
+    """User reports 15 and 30."""
+    totals = Totals(5_000_000_000, {"2026-11": 5_000_000_000})
+    denial = denied(judged(key=replace(KEY, quota=quota), totals=totals))
+    assert denial.message == message
+    error = json.loads(denial.body)["error"]
+    assert (denial.status, error["type"], error["code"]) == (429, "insufficient_quota", "insufficient_quota")
+    assert denial.headers["x-should-retry"] == "false"
+    assert "retry-after" not in denial.headers
+
+
+def test_the_checks_run_in_the_order_of_the_error_contract() -> None:
+    """Each step mends the first fault; the next one must then show."""
+    key = replace(KEY, expires_at_us=NOW_US, quota=Quota(QuotaKind.TOTAL, 0))
+    request = Request("GET", "/nowhere", "text/plain", MAX_BODY_BYTES + 1, {"stream": "x", "store": True})
+    steps: list[tuple[Reason, dict[str, Any]]] = [
+        (Reason.EXPIRED_KEY, {}),
+        (Reason.UNKNOWN_PATH, {"path": "/v1/responses"}),
+        (Reason.METHOD_NOT_ALLOWED, {"method": "POST"}),
+        (Reason.BAD_BODY, {"content_type": "application/json"}),
+        (Reason.BAD_BODY, {"facts": {"model": "", "stream": "x", "store": True}}),
+        (Reason.BAD_FIELD, {"facts": {"model": "", "store": True}}),
+        (Reason.REFUSED_FIELD, {"facts": {"model": ""}}),
+        (Reason.TOO_LARGE, {"declared_bytes": 10}),
+        (Reason.MISSING_MODEL, {"facts": {"model": "nope"}}),
+        (Reason.UNKNOWN_MODEL, {"facts": {"model": "m"}}),
+        (Reason.QUOTA_SPENT, {}),
+    ]
+    for reason, mend in steps:
+        assert denied(judged(request, key=key)).reason is reason
+        if reason is Reason.EXPIRED_KEY:
+            key = replace(key, expires_at_us=None)
+        request = replace(request, **mend)
+    assert isinstance(judged(request, key=replace(key, quota=Quota())), Admission)
+
+
+def test_headers_alone_judge_all_that_headers_tell_and_nothing_of_the_body() -> None:
+    def by_headers(request: Request, key: Key = KEY) -> Denial | None:
+        return decide_by_headers(key=key, totals=Totals(), request=request, rules=RULES, now_us=NOW_US)
+
+    bare = replace(REQUEST, facts={})
+    assert by_headers(bare) is None
+    assert denied(by_headers(bare, replace(KEY, expires_at_us=1))).reason is Reason.EXPIRED_KEY
+    assert denied(by_headers(replace(bare, path="/x"))).reason is Reason.UNKNOWN_PATH
+    assert denied(by_headers(replace(bare, method="PUT"))).reason is Reason.METHOD_NOT_ALLOWED
+    assert denied(by_headers(replace(bare, content_type=""))).reason is Reason.BAD_BODY
+    assert denied(by_headers(replace(bare, declared_bytes=MAX_BODY_BYTES + 1))).reason is Reason.TOO_LARGE
+    assert denied(by_headers(bare, replace(KEY, quota=Quota(QuotaKind.TOTAL, 0)))).reason is Reason.QUOTA_SPENT
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
+def test_every_refusal_has_openais_shape_and_says_whether_a_retry_helps(reason: Reason) -> None:
+    denial = Denial(reason, 'a "message"', "param")
+    assert json.loads(denial.body) == {
+        "error": {
+            "message": 'a "message"',
+            "type": ANSWERS[reason].type,
+            "param": "param",
+            "code": ANSWERS[reason].code,
+        }
+    }
+    assert denial.headers["content-type"] == "application/json"
+    assert ("retry-after" in denial.headers) != ("x-should-retry" in denial.headers)
+    assert ("www-authenticate" in denial.headers) == (denial.status == 401)
+
+
+def test_only_an_outage_may_be_retried() -> None:
+    assert [denial.status for denial in (MALFORMED_KEY, UNKNOWN_KEY, UNAVAILABLE)] == [401, 401, 503]
+    assert {reason for reason, answer in ANSWERS.items() if answer.retry} == {Reason.UNAVAILABLE}
