@@ -8,6 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keytoll.admission.cache import MISS, KeyCache
 from keytoll.core.ids import uuid7
@@ -55,7 +56,7 @@ class Operated:
     async def checked(self, secret: str) -> StoredKey | None:
         """Return the key that a Check would find."""
         found = self.cache.find(digest_of(secret))
-        return await self.cache.load(digest_of(secret)) if found is MISS else found  # type: ignore[return-value]
+        return await self.cache.load(digest_of(secret)) if found is MISS else found
 
     async def charge(self, key: dict[str, str], *, month: str = "2026-11", seconds: int = 0, output: int = 0) -> Charge:
         """Post the charge of a request of the key that used 10 tokens cached, 1,000 input and `output` output."""
@@ -78,17 +79,41 @@ class Operated:
         return charge
 
 
+class Socket:
+    """An operator's socket that is served all the time, with whichever API a test puts behind it.
+
+    A server takes a moment to stop, which not every test needs to wait for.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.api: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        assert self.api is not None
+        await self.api(scope, receive, send)
+
+
 @asynccontextmanager
-async def operated(run_dir: Path, *, clock: Clock, zone: str = "Asia/Shanghai") -> AsyncIterator[Operated]:
-    """Serve the operator's API at `run_dir`, on an empty store."""
-    path = Settings(run_dir=run_dir).operator_socket
-    store = await SqliteStore.open(run_dir / "keytoll.db")
+async def served_socket(run_dir: Path) -> AsyncIterator[Socket]:
+    """Serve the operator's socket in `run_dir`."""
+    served = Socket(run_dir)
+    async with serve_unix(served, Settings(run_dir=run_dir).operator_socket):
+        yield served
+
+
+@asynccontextmanager
+async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai") -> AsyncIterator[Operated]:
+    """Put the API of an empty store in `folder` behind the socket, at the instant NOW_US."""
+    clock = Clock()
+    store = await SqliteStore.open(folder / "keytoll.db")
     cache = KeyCache(store)
     management = Management(store=store, cache=cache, calendar=Calendar(ZoneInfo(zone)), clock=clock, random=os.urandom)
-    api = create_api(management, about=About(version="1.2.3", currency="CNY", billing_time_zone=zone))
+    served.api = create_api(management, about=About(version="1.2.3", currency="CNY", billing_time_zone=zone))
+    transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
-        transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with serve_unix(api, path), httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(run_dir, store, cache, management, clock, client)
+        async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
+            yield Operated(served.run_dir, store, cache, management, clock, client)
     finally:
         await store.close()

@@ -505,8 +505,10 @@ def _compose(text: str, problems: _Problems) -> Node:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise problems.fail(line, "is not valid YAML: a control character") from error
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise problems.fail(0, f"is not valid YAML: {type(error).__name__}") from error
+    except RecursionError as error:
+        raise problems.fail(0, "is not valid YAML: nested too deeply") from error
+    except (YAMLError, ValueError, LookupError) as error:  # the last for a stray %YAML of another version
+        raise problems.fail(0, "is not valid YAML: a misplaced directive or tag") from error
     if root is None:
         raise problems.fail(0, "is empty")
     return root

@@ -2,11 +2,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from serving import Clock, Operated, operated
+from serving import Operated, Socket, operated, served_socket
+
+
+@pytest.fixture(scope="session")
+async def operator_socket(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Socket]:
+    """An operator's socket that is served all the time."""
+    async with served_socket(tmp_path_factory.mktemp("run")) as served:
+        yield served
 
 
 @pytest.fixture
-async def keytoll(tmp_path: Path) -> AsyncIterator[Operated]:
+async def keytoll(operator_socket: Socket, tmp_path: Path) -> AsyncIterator[Operated]:
     """A served operator API over an empty store, at the instant NOW_US."""
-    async with operated(tmp_path, clock=Clock()) as running:
+    async with operated(operator_socket, tmp_path) as running:
         yield running

@@ -28,7 +28,9 @@ NOW_US = 1_790_000_000_123_456
 PRICES = Prices(input=1, output=1, cached_input=1, cache_write=1, audio_input=1, audio_output=1)
 OFFERS = {
     "m": Offer("m", "model/m", PRICES, PRICES.id, 1, "up", running_usage=True, context_length=9, maximum_output=9),
-    "mixed": Offer("mixed", "model/mixed", PRICES, "p", 0, None, running_usage=False, context_length=9, maximum_output=9),
+    "mixed": Offer(
+        "mixed", "model/mixed", PRICES, "p", 0, None, running_usage=False, context_length=9, maximum_output=9
+    ),
 }
 SECRET = mint_secret(bytes(range(32)))
 KEY = Key("key_1", "users/alice", "España 🚀", digest_of(SECRET), SECRET[-4:], Quota(), None, 0)
@@ -132,7 +134,15 @@ async def test_a_pool_whose_members_differ_in_the_models_name_leaves_it_to_each_
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", SECRET, f"Basic {SECRET}", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET},Bearer {SECRET}", "Bearer gw-sk-é"],
+    [
+        None,
+        "",
+        SECRET,
+        f"Basic {SECRET}",
+        f"Bearer {SECRET[:-1]}",
+        f"Bearer {SECRET},Bearer {SECRET}",
+        "Bearer gw-sk-é",
+    ],
 )
 async def test_what_is_no_key_is_refused_without_asking_the_store(bench: Bench, authorization: str | None) -> None:
     answer = bench.handler(request(authorization=authorization))

@@ -1,5 +1,6 @@
 """Instants as people and programs write them."""
 
+from contextlib import suppress
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -171,8 +172,6 @@ def test_a_formatted_timestamp_reads_back_exactly(at_us: int) -> None:
 
 
 @given(st.text())
-def test_any_text_is_an_instant_or_is_refused_with_the_field_named(text: str) -> None:
-    try:
-        parse_expiry(text, now_us=NOW_US, zone=SHANGHAI)
-    except InvalidValue as error:
-        assert error.field == "expires"
+def test_any_text_is_a_future_instant_or_is_refused(text: str) -> None:
+    with suppress(InvalidValue):
+        assert NOW_US < parse_expiry(text, now_us=NOW_US, zone=SHANGHAI) < MAX_INSTANT_US

@@ -134,7 +134,9 @@ EVENTS = [
 
 
 @given(st.lists(st.sampled_from([*EVENTS, USAGE]), max_size=6), st.sampled_from(["\n", "\r\n"]), st.data())
-def test_only_the_usage_chunk_is_hidden_however_the_stream_is_cut(events: list[str], line: str, data: st.DataObject) -> None:
+def test_only_the_usage_chunk_is_hidden_however_the_stream_is_cut(
+    events: list[str], line: str, data: st.DataObject
+) -> None:
     stream = "".join(event.replace("\n", line) + line * 2 for event in events).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]

@@ -80,7 +80,9 @@ def test_a_cost_is_the_exact_rational_sum_rounded_half_even_once(usage: Usage, p
 
 
 def flat(price: int) -> Prices:
-    return Prices(input=price, output=price, cached_input=price, cache_write=price, audio_input=price, audio_output=price)
+    return Prices(
+        input=price, output=price, cached_input=price, cache_write=price, audio_input=price, audio_output=price
+    )
 
 
 @pytest.mark.parametrize(("tokens", "nano"), [(1, 0), (3, 2), (5, 2), (7, 4), (2, 1)])

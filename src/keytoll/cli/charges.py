@@ -78,7 +78,7 @@ def _print(found: list[dict[str, Any]], about: Mapping[str, str]) -> None:
         return
     tokens = [column for column, field in _TOKENS.items() if column in _ALWAYS or any(c[field] for c in found)]
     columns = ["Admitted", "Owner", "Key", "Model", "Endpoint", *tokens, "Amount", "Measured", "Status"]
-    print_table(columns, (_row(c, tokens, about) for c in found), right=frozenset([*tokens, "Amount", "Status"]))
+    print_table(columns, [_row(c, tokens, about) for c in found], right=frozenset([*tokens, "Amount", "Status"]))
 
 
 def _row(charge: Mapping[str, Any], tokens: list[str], about: Mapping[str, str]) -> list[str]:

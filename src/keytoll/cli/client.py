@@ -1,5 +1,6 @@
 """The operator's API, over the UNIX socket of the Keytoll that runs."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
@@ -23,22 +24,19 @@ class OperatorClient:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = Settings(run_dir=run_dir).operator_socket
-        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         import httpx
 
-        try:
-            address = self._resources.enter_context(short_path(self._path))
-        except OSError:
-            raise self._not_running() from None
-        # No TLS on this socket: verify=False only spares loading the system's certificates. And no proxy from the
-        # environment, which would be asked in the socket's stead.
-        transport = httpx.HTTPTransport(uds=address, verify=False)
-        client = httpx.Client(
-            transport=transport, base_url="http://keytoll/api/v1", timeout=_TIMEOUT_S, trust_env=False
-        )
-        self._client = self._resources.enter_context(client)
+        with ExitStack() as stack:
+            # No TLS on this socket: verify=False only spares loading the system's certificates. And no proxy from the
+            # environment, which would be asked in the socket's stead.
+            transport = httpx.HTTPTransport(uds=self._address(stack), verify=False)
+            client = httpx.Client(
+                transport=transport, base_url="http://keytoll/api/v1", timeout=_TIMEOUT_S, trust_env=False
+            )
+            self._client = stack.enter_context(client)
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +50,7 @@ class OperatorClient:
         try:
             answer = self._client.request(method, path, params=dict(query or {}), **options)
         except httpx.TransportError as error:
-            raise self._unshort_path(error) from error
+            raise Failure(f"Keytoll at {self._path} did not answer: {error or type(error).__name__}") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         raise Failure(_message(answer.status_code, answer.text))
@@ -71,17 +69,18 @@ class OperatorClient:
                 return
             query["after"] = page["next"]
 
-    def _not_running(self) -> Failure:
-        return Failure(f"Keytoll is not running at {self._path}; start it with `keytoll serve`")
-
-    def _unshort_path(self, error: Exception) -> Failure:
-        import httpx
-
-        if "Permission denied" in str(error):
-            return Failure(f"no permission to use {self._path}: only root and the user that Keytoll runs as may")
-        if isinstance(error, httpx.ConnectError):
-            return self._not_running()
-        return Failure(f"Keytoll at {self._path} did not answer: {error}")
+    def _address(self, stack: ExitStack) -> str:
+        try:
+            address = stack.enter_context(short_path(self._path))
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(address)
+        except PermissionError:
+            line = f"no permission to use {self._path}: only root and the user that Keytoll runs as may"
+            raise Failure(line) from None
+        except OSError:
+            line = f"Keytoll is not running at {self._path}; start it with `keytoll serve`"
+            raise Failure(line) from None
+        return address
 
 
 def key_path(key_id: str) -> str:

@@ -177,7 +177,7 @@ def _print_keys(keys: list[dict[str, Any]], about: Mapping[str, str], *, with_ow
         typer.echo("No keys.")
         return
     columns = ["ID", *(["Owner"] if with_owner else []), "Name", "API Key", "Usage Quota", "Expiration", "Created At"]
-    print_table(columns, (_row(key, about, with_owner=with_owner) for key in keys))
+    print_table(columns, [_row(key, about, with_owner=with_owner) for key in keys])
 
 
 def _row(key: Mapping[str, Any], about: Mapping[str, str], *, with_owner: bool) -> list[str]:

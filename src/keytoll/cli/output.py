@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,6 +14,8 @@ from keytoll.core.money import currency_symbol
 from keytoll.core.months import to_datetime
 
 _WIDE = 10_000
+_WHOLE = frozenset({"ID", "Key"})
+"""Columns of ids: always in one piece, to be copied."""
 
 
 def print_json(value: object) -> None:
@@ -21,16 +23,17 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
     """Print a table; the columns in `right` are aligned there. Nothing is cut off: too long cells go on below."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        width = max(len(row[index]) for row in rows) if column in _WHOLE else None
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left", min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a name such as "[red]" or ":rocket:" must not be taken for markup
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)

@@ -222,7 +222,8 @@ def _declared_length(case: _Case) -> Denial | None:
 def _body(case: _Case) -> Denial | None:
     # Envoy always sets `model`, to "" where it is missing: without it the body was not read, and nothing is known.
     if case.request.facts.get("bad_body") is not None or "model" not in case.request.facts:
-        return Denial(Reason.BAD_BODY, "The body is not valid JSON")
+        # Envoy's parser also refuses whole numbers from 2^63 to 2^64 - 1, and doubles out of range.
+        return Denial(Reason.BAD_BODY, "The body is not valid JSON, or holds a number that is out of range")
     return None
 
 

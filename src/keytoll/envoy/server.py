@@ -71,7 +71,9 @@ def _check_service(handler: Handler) -> grpc.GenericRpcHandler:
             _log.exception("check_failed")
             await context.abort(grpc.StatusCode.INTERNAL, "Check failed")
 
-    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(check)  # no (de)serializers: bytes in, bytes out
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+        check
+    )  # no (de)serializers: bytes in, bytes out
     return grpc.method_handlers_generic_handler(CHECK_SERVICE, {"Check": method})
 
 

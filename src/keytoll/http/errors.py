@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
 from keytoll.management import KeyNotFound
@@ -50,6 +51,11 @@ def error_answer(
     return Response(json.dumps({"error": error}), status, dict(headers or {}), "application/json")
 
 
+def route_of(scope: Scope) -> str:
+    """Return the method and the route's pattern, for logs: a path itself may hold a secret that was taken for an id."""
+    return f"{scope['method']} {getattr(scope.get('route'), 'path', 'unknown')}"
+
+
 async def _on_bad_request(_: Request, exc: RequestValidationError) -> Response:
     first: Mapping[str, Any] = exc.errors()[0]
     kind, (where, *path) = str(first["type"]), first["loc"]
@@ -73,7 +79,7 @@ async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
 
 
 async def _on_store_unavailable(request: Request, exc: Exception) -> Response:
-    _log.warning("store_unavailable", method=request.method, path=request.url.path, error=repr(exc.__cause__ or exc))
+    _log.warning("store_unavailable", route=route_of(request.scope), error=repr(exc.__cause__ or exc))
     message = "The store is unavailable at the moment"
     return error_answer(503, message, code="service_unavailable", headers={"retry-after": "1"})
 

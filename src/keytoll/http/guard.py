@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from keytoll.http.errors import error_answer
+from keytoll.http.errors import error_answer, route_of
 
 MAX_BODY_BYTES = 262_144
 
@@ -32,7 +32,7 @@ class Guard:
         try:
             await self._app(scope, _bounded(scope, receive), answer)
         except Exception:
-            _log.exception("request_failed", method=scope["method"], path=scope["path"])
+            _log.exception("request_failed", route=route_of(scope))
             if answer.started:
                 raise
             failure = error_answer(

@@ -1,0 +1,204 @@
+"""`keytoll keys`."""
+
+import re
+from typing import Any
+
+import pytest
+from command_line import run
+from serving import Operated
+
+from keytoll.cli import client, output
+from keytoll.core.expiry import parse_timestamp
+from keytoll.core.keys import is_well_formed
+
+CREATE = ("keys", "create", "users/alice", "--name", "production")
+
+
+async def created(keytoll: Operated, *options: str) -> dict[str, Any]:
+    key: dict[str, Any] = (await run(keytoll.run_dir, *CREATE, *options, "--json")).json
+    return key
+
+
+async def test_create_prints_the_whole_key_once_with_a_warning(keytoll: Operated) -> None:
+    ran = await run(keytoll.run_dir, *CREATE)
+    secrets = re.findall(r"gw-sk-\w{49}", ran.out)
+    assert ran.code == 0
+    assert len(secrets) == 1
+    assert is_well_formed(secrets[0])
+    assert "will not be shown again" in ran.out
+    listed = await run(keytoll.run_dir, "keys", "list")
+    assert secrets[0] not in listed.out
+    assert f"gw-sk-****{secrets[0][-4:]}" in listed.out
+
+
+async def test_create_as_json_is_the_key_with_its_secret(keytoll: Operated) -> None:
+    key = await created(keytoll, "--monthly", "100", "--expires", "30d")
+    assert is_well_formed(key["secret"])
+    assert (key["owner"], key["name"]) == ("users/alice", "production")
+    assert key["quota"] == {"kind": "monthly", "limit": "100.00"}
+    lasts_us = parse_timestamp(key["expires_at"], field="") - parse_timestamp(key["created_at"], field="")
+    assert abs(lasts_us - 30 * 86_400_000_000) < 60_000_000
+
+
+async def test_a_date_means_through_its_end_and_is_shown_so(keytoll: Operated) -> None:
+    key = await created(keytoll, "--expires", "2099-12-31")
+    assert key["expires_at"] == "2099-12-31T16:00:00Z"
+    assert "2099-12-31 24:00" in (await run(keytoll.run_dir, "keys", "list")).out
+
+
+async def test_times_are_shown_in_the_billing_zone(keytoll: Operated) -> None:
+    await created(keytoll, "--expires", "2099-12-31T16:30:00Z")
+    assert "2100-01-01 00:30" in (await run(keytoll.run_dir, "keys", "list")).out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--monthly", "-5"), "quota.limit: must be a decimal amount"),
+        (("--total", "9000000000.01"), "quota.limit: must be at most 9,000,000,000"),
+        (("--expires", "1767225600000"), "expires: 1767225600000 has no unit"),
+        (("--expires", "2020-01-01"), "expires: must be in the future"),
+        (("--expires", "soon"), "expires: must be a duration such as"),
+        (("--name", ""), "name: must not be empty"),
+        (("--name", "x" * 1000), "name: must have at most 100 characters"),
+        (("--name", "a\0b"), "name: must not hold control characters"),
+    ],
+)
+async def test_what_is_wrong_is_one_line_that_names_the_field(
+    keytoll: Operated, options: tuple[str, ...], message: str
+) -> None:
+    ran = await run(keytoll.run_dir, *CREATE, *options)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"keytoll: {message}")
+    assert ran.err.count("\n") == 1
+    assert (await run(keytoll.run_dir, "keys", "list", "--json")).json == []
+
+
+async def test_an_owner_that_is_none_is_one_line(keytoll: Operated) -> None:
+    for command in (("create", "alice", "--name", "a"), ("list", "alice"), ("list", "users/../keys")):
+        ran = await run(keytoll.run_dir, "keys", *command)
+        assert ran.code == 1
+        assert ran.err.startswith("keytoll: owner: must be users/NAME or organizations/NAME")
+
+
+async def test_a_name_that_is_taken_is_one_line(keytoll: Operated) -> None:
+    await created(keytoll)
+    ran = await run(keytoll.run_dir, *CREATE)
+    assert (ran.code, ran.err) == (1, "keytoll: name: the owner has another key of this name\n")
+
+
+async def test_a_limit_of_nothing_and_one_of_nine_billion_are_kept_and_shown(keytoll: Operated) -> None:
+    assert (await created(keytoll, "--total", "0"))["quota"] == {"kind": "total", "limit": "0.00"}
+    await created(keytoll, "--name", "large", "--total", "9000000000")
+    await created(keytoll, "--name", "larger than 31 bits", "--total", "3542971632")
+    out = (await run(keytoll.run_dir, "keys", "list")).out
+    assert "¥0.00 / ¥0.00 total" in out
+    assert "¥0.00 / ¥9000000000.00 total" in out
+    assert "¥0.00 / ¥3542971632.00 total" in out
+
+
+async def test_list_shows_what_is_used_of_each_quota(keytoll: Operated) -> None:
+    monthly = await created(keytoll, "--monthly", "100")
+    await created(keytoll, "--name", "free")
+    month = keytoll.management._calendar.month(keytoll.clock()).name
+    await keytoll.charge(monthly, month=month, output=3_791_000)
+    out = (await run(keytoll.run_dir, "keys", "list", "users/alice")).out
+    assert "¥45.49601 / ¥100.00 monthly" in out
+    assert "¥0.00 / Unlimited" in out
+    assert "Never" in out
+    assert "users/alice" not in out
+
+
+async def test_a_list_that_is_not_for_a_terminal_cuts_nothing_off(keytoll: Operated) -> None:
+    """Names are shown as they are: wide, and neither as markup nor as emoji codes."""
+    name = "España 生产 🚀 [red]:rocket:[/red] " + "生" * 60
+    key = await created(keytoll, "--name", name)
+    line = next(line for line in (await run(keytoll.run_dir, "keys", "list")).out.splitlines() if key["id"] in line)
+    assert name in line
+    assert "users/alice" in line
+
+
+async def test_on_a_narrow_terminal_ids_stay_in_one_piece(keytoll: Operated, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await created(keytoll)
+    monkeypatch.setattr(output, "_WIDE", 80)
+    out = (await run(keytoll.run_dir, "keys", "list")).out
+    assert key["id"] in out
+    assert "…" not in out
+
+
+async def test_list_follows_pages_and_prints_an_array(keytoll: Operated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_PAGE", 2)
+    for number in range(5):
+        await created(keytoll, "--name", f"key {number}")
+    listed = (await run(keytoll.run_dir, "keys", "list", "users/alice", "--json")).json
+    assert sorted(key["name"] for key in listed) == [f"key {number}" for number in range(5)]
+    assert all("secret" not in key for key in listed)
+
+
+async def test_an_empty_list_says_so(keytoll: Operated) -> None:
+    assert (await run(keytoll.run_dir, "keys", "list")).out == "No keys.\n"
+
+
+async def test_edit_changes_what_it_names_at_once(keytoll: Operated) -> None:
+    key = await created(keytoll, "--monthly", "100", "--expires", "30d")
+
+    async def edited(*options: str) -> dict[str, Any]:
+        answer: dict[str, Any] = (await run(keytoll.run_dir, "keys", "edit", key["id"], *options, "--json")).json
+        return answer
+
+    assert (await edited("--total", "5"))["quota"] == {"kind": "total", "limit": "5.00"}
+    assert (await edited("--name", "other"))["expires_at"] == key["expires_at"]
+    assert (await edited("--never"))["expires_at"] is None
+    assert (await edited("--expires", "2099-01-01"))["expires_at"] == "2099-01-01T16:00:00Z"
+    last = await edited("--unlimited")
+    assert (last["quota"], last["name"]) == ({"kind": "unlimited", "limit": None}, "other")
+    stored = await keytoll.checked(key["secret"])
+    assert stored is not None
+    assert stored.key.name == "other"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("edit", "key_0"),
+        ("edit", "key_0", "--monthly", "1", "--unlimited"),
+        ("edit", "key_0", "--never", "--expires", "1d"),
+        ("create", "users/alice"),
+        ("create", "users/alice", "--name", "a", "--monthly", "1", "--total", "1"),
+        ("list", "--colour"),
+    ],
+)
+async def test_a_wrong_usage_exits_with_2(keytoll: Operated, options: tuple[str, ...]) -> None:
+    ran = await run(keytoll.run_dir, "keys", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Usage: keytoll keys" in ran.err
+
+
+async def test_delete_asks_and_tells_what_it_means_for_running_requests(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    no = await run(keytoll.run_dir, "keys", "delete", key["id"], answers="n\n")
+    assert no.code == 1
+    assert '"production"' in no.err
+    assert "running finish and are charged" in no.err
+    assert await keytoll.checked(key["secret"]) is not None
+    unanswered = await run(keytoll.run_dir, "keys", "delete", key["id"])
+    assert unanswered.code == 1
+    yes = await run(keytoll.run_dir, "keys", "delete", key["id"], answers="y\n")
+    assert yes.code == 0
+    assert await keytoll.checked(key["secret"]) is None
+
+
+async def test_delete_is_in_force_when_it_returns(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    assert await keytoll.checked(key["secret"]) is not None
+    ran = await run(keytoll.run_dir, "keys", "delete", key["id"], "--yes", "--json")
+    assert ran.json == {"id": key["id"], "deleted": True}
+    assert await keytoll.checked(key["secret"]) is None
+
+
+@pytest.mark.parametrize("key_id", ["key_0", "", "..", "a/b", "?x", "键"])
+async def test_a_key_that_is_not_there_is_one_line(keytoll: Operated, key_id: str) -> None:
+    ran = await run(keytoll.run_dir, "keys", "delete", "--yes", key_id)
+    assert ran.code == 1
+    assert ran.err.startswith("keytoll: ")
+    assert ran.err.count("\n") == 1
