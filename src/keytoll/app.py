@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         try:
             keytoll = await stack.enter_async_context(_started(settings))
-        except (CatalogError, ClustersInvalid, EnvoyNotFound, StoreLocked, StoreTooNew, StoreUnavailable) as error:
+        except CatalogError as error:
+            raise CannotStart("\n".join(error.problems)) from error
+        except (ClustersInvalid, EnvoyNotFound, StoreLocked, StoreTooNew, StoreUnavailable) as error:
             raise CannotStart(str(error)) from error
         except OSError as error:
             raise CannotStart(f"can't start: {error}") from error

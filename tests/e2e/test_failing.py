@@ -117,7 +117,7 @@ async def test_kills_amid_requests_charge_every_answer_exactly_once(own_gateway:
     assert {charge["input_tokens"] for charge in charges} == {2}
 
 
-async def _reached(yes: bool) -> bool:  # noqa: FBT001
+async def _reached(yes: bool) -> bool:
     return yes
 
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from e2e.conftest import CHAT, Gateway, until
 from e2e.scripted import answering, completion, streaming
@@ -61,6 +62,21 @@ async def test_a_stream_without_its_last_blank_line_loses_no_byte(gateway: Gatew
     assert await stream(gateway, key, [whole]) == whole
     whole = event(delta("a")) + event(delta("b")).rstrip()
     assert await stream(gateway, key, [whole[:20], whole[20:]]) == whole
+
+
+async def test_a_stream_of_declared_length_loses_no_byte_but_its_usage_chunk(
+    gateway: Gateway, key: dict[str, Any]
+) -> None:
+    wanted = event(delta("a")) + b"data: [DONE]"
+
+    async def script(_: object) -> Response:
+        return Response(event(USAGE_CHUNK) + wanted, media_type="text/event-stream")
+
+    gateway.odd.script = script
+    async with gateway.http(key) as client:
+        response = await client.post(CHAT_PATH, json={"model": "odd", "messages": [], "stream": True})
+    assert response.content == wanted
+    assert (await gateway.charge(key))["output_tokens"] == 3
 
 
 async def test_usage_is_asked_for_and_other_options_are_kept(gateway: Gateway, key: dict[str, Any]) -> None:

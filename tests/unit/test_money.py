@@ -67,7 +67,7 @@ prices = st.builds(
     Prices,
     **{name: st.integers(0, MAX_LIMIT_NANO) for name in Prices.__dataclass_fields__},
 )
-usages = st.builds(Usage, **{name: counts for name in Usage.__dataclass_fields__})
+usages = st.builds(Usage, **dict.fromkeys(Usage.__dataclass_fields__, counts))
 
 
 @given(usages, prices)

@@ -246,11 +246,16 @@ function without_usage_chunk(s)
     from = last + 1
   end
   local rest = sub(s, from)
-  if #rest > MAX_HELD or find(rest, "^data: ?%[DONE%]") then
+  if #rest > MAX_HELD then
     out[#out + 1] = rest
     rest = ""
   end
   return table.concat(out), rest
+end
+
+-- What is the caller's of an event in whose middle the stream ended.
+local function rest_of_stream(held)
+  return is_usage_chunk(held) and "" or held
 end
 
 -- How many lines of `s` start with data:, the byte before it being the last of `before`.
@@ -267,7 +272,7 @@ function envoy_on_response(handle)
   if not find(lower(handle:headers():get("content-type") or ""), "text/event-stream", 1, true) then return end
   local check = handle:streamInfo():dynamicMetadata():get(CHECK)
   if not check or not check["decision_id"] then return end
-  local strip = check["strip_usage"] == true
+  local strip, declared = check["strip_usage"] == true, tonumber(handle:headers():get("content-length") or "")
   if strip then handle:headers():remove("content-length") end
   local events, bytes, before, held = 0, 0, "\n", ""
   for chunk in handle:bodyChunks() do
@@ -279,10 +284,11 @@ function envoy_on_response(handle)
       handle:streamInfo():dynamicMetadata():set(OURS, "stream", {events = events, bytes = bytes})
       if strip then
         s, held = without_usage_chunk(held .. s)
+        if bytes == declared then s, held = s .. rest_of_stream(held), "" end -- no empty chunk follows
         chunk:setBytes(s)
       end
-    elseif held ~= "" then -- the stream ended in the middle of an event: what there is of it is the caller's
-      if not is_usage_chunk(held) then chunk:setBytes(held) end
+    elseif held ~= "" then
+      chunk:setBytes(rest_of_stream(held))
       held = ""
     end
   end
