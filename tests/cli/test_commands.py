@@ -11,7 +11,7 @@ from command_line import run, run_plain, run_process
 from serving import Operated, operated, served_socket
 
 from keytoll import __version__
-from keytoll.cli import client
+from keytoll.cli import client, output
 
 CATALOG = """
 currency: CNY
@@ -40,6 +40,16 @@ async def test_charges_are_listed_newest_first_with_their_amounts(keytoll: Opera
     assert first_line.split()[-5:] == ["10", "0", "¥0.00401", "reported", "200"]
     listed = (await run(keytoll.run_dir, "charges", "list", "--limit", "1", "--json")).json
     assert [charge["id"] for charge in listed] == [second.id]
+
+
+async def test_on_a_narrow_terminal_no_amount_is_cut_off(keytoll: Operated, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await made_key(keytoll)
+    await keytoll.charge(key, output=20)
+    monkeypatch.setattr(output, "_WIDE", 80)
+    out = (await run(keytoll.run_dir, "charges", "list")).out
+    line = next(line for line in out.splitlines() if key["id"] in line)
+    assert line.split()[-3:] == ["¥0.00425", "reported", "200"]
+    assert {"Amount", "Measured", "Status"} <= set(out.split())
 
 
 async def test_charges_are_filtered_by_key_and_time(keytoll: Operated) -> None:

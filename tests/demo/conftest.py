@@ -5,12 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from keytoll.demo.backend import create_backend
-from keytoll.demo.ports import Ports
 from keytoll.http.server import serve_tcp
 
 
 @pytest.fixture(scope="session")
 async def backend_url() -> AsyncIterator[str]:
-    port = Ports.free().backend
-    async with serve_tcp(create_backend(token_delay_s=0), host="127.0.0.1", port=port):
+    async with serve_tcp(create_backend(token_delay_s=0), host="127.0.0.1", port=0) as port:
         yield f"http://127.0.0.1:{port}/v1"

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, time, timedelta
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import typer
@@ -14,6 +14,7 @@ from keytoll.core.money import currency_symbol
 from keytoll.core.months import to_datetime
 
 _WIDE = 10_000
+_BOUNDLESS = 100_000
 _WHOLE = frozenset({"ID", "Key"})
 """Columns of ids: always in one piece, to be copied."""
 
@@ -24,19 +25,24 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
-    """Print a table; the columns in `right` are aligned there. Nothing is cut off: too long cells go on below."""
+    """Print a table; the columns in `right` are aligned there. Nothing is cut off: too long cells go on below.
+
+    What is too wide for the terminal even so is left to the terminal to wrap: half an amount would look like another one.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, column in enumerate(columns):
-        width = max(len(row[index]) for row in rows) if column in _WHOLE else None
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left", min_width=width)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=column in _WHOLE)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a name such as "[red]" or ":rocket:" must not be taken for markup
-    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+    width = Console().width if sys.stdout.isatty() else _WIDE
+    needed = Console(width=_BOUNDLESS).measure(table).minimum
+    Console(width=max(width, needed)).print(table)
 
 
 def amount(text: str, about: Mapping[str, str]) -> str:

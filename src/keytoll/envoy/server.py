@@ -66,7 +66,7 @@ def _check_service(handler: Handler) -> grpc.GenericRpcHandler:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a CheckRequest")
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: BLE001: Envoy answers 503 to any error; what it was is for the log, not for the wire
+        except Exception:  # noqa: BLE001 - Envoy answers 503 to any error; what it was is for the log, not for the wire
             _log.exception("check_failed")
             await context.abort(grpc.StatusCode.INTERNAL, "Check failed")
 
