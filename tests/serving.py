@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -11,9 +11,10 @@ import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keytoll.admission.cache import MISS, KeyCache
+from keytoll.core.holds import KeyHolds
 from keytoll.core.ids import uuid7
 from keytoll.core.keys import digest_of
-from keytoll.core.ledger import Charge, Entry, settle
+from keytoll.core.ledger import Charge, Entry, Reported, settle, unsettled
 from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices, Usage
 from keytoll.http.api import About, create_api
@@ -25,6 +26,9 @@ from keytoll.store.sqlite import SqliteStore
 
 NOW_US = 1_795_780_800_000_000
 """2026-11-27T20:00:00+08:00."""
+
+HOLD_NANO = 100_000_000
+"""What each request held: 0.10."""
 
 PRICES = Prices(
     input=4_000_000_000, output=12_000_000_000, cached_input=1_000_000_000, cache_write=0, audio_input=0, audio_output=0
@@ -52,6 +56,7 @@ class Operated:
     management: Management
     clock: Clock
     http: httpx.AsyncClient
+    holds: dict[str, KeyHolds] = field(default_factory=dict)
 
     async def checked(self, secret: str) -> StoredKey | None:
         """Return the key that a Check would find."""
@@ -60,8 +65,27 @@ class Operated:
 
     async def charge(self, key: dict[str, str], *, month: str = "2026-11", seconds: int = 0, output: int = 0) -> Charge:
         """Post the charge of a request of the key that used 10 tokens cached, 1,000 input and `output` output."""
+        entry = self.entry(key, seconds=seconds)
+        reported = Reported(Usage(input=1000, cached_input=10, output=output), output_told=True)
+        return await self.settle(replace(entry, month=month, reported=reported))
+
+    async def settle(self, entry: Entry, prices: Prices = PRICES) -> Charge:
+        """Post the charge of an entry a quarter of a second after its admission, and return it as it was posted."""
+        charge = settle(entry, prices, settled_at_us=entry.admitted_at_us + 250_000)
+        posted = await self.store.post(Batch(charges=[charge]))
+        self.cache.apply(posted)
+        return posted.charges[0]
+
+    async def give_up(self, entry: Entry) -> Charge:
+        """Post that the entry of a decision never came, an hour after its admission."""
+        row = unsettled(entry, PRICES, settled_at_us=entry.admitted_at_us + 3_600_000_000)
+        await self.store.post(Batch(unsettled=[row]))
+        return row
+
+    def entry(self, key: dict[str, str], *, seconds: int = 0) -> Entry:
+        """Return the entry of an answered chat request of the key, without any usage."""
         admitted_at_us = self.clock() + seconds * 1_000_000
-        entry = Entry(
+        return Entry(
             decision_id=uuid7(admitted_at_us, os.urandom(10)),
             key_id=key["id"],
             owner=key["owner"],
@@ -69,14 +93,14 @@ class Operated:
             endpoint="chat/completions",
             price_id=PRICES.id,
             admitted_at_us=admitted_at_us,
-            month=month,
+            month="2026-11",
             status=200,
             attempts=1,
-            usage=Usage(input=1000, cached_input=10, output=output),
+            reported=None,
+            request_bytes=4001,
+            answer_bytes=400,
+            hold_nano=HOLD_NANO,
         )
-        charge = settle(entry, PRICES, settled_at_us=admitted_at_us + 250_000)
-        self.cache.apply(await self.store.post(Batch(charges=[charge])))
-        return charge
 
 
 class Socket:
@@ -107,13 +131,21 @@ async def served_socket(run_dir: Path) -> AsyncIterator[Socket]:
 async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai") -> AsyncIterator[Operated]:
     """Put the API of an empty store in `folder` behind the socket, at the instant NOW_US."""
     clock = Clock()
+    holds: dict[str, KeyHolds] = {}
     store = await SqliteStore.open(folder / "keytoll.db")
     cache = KeyCache(store)
-    management = Management(store=store, cache=cache, calendar=Calendar(ZoneInfo(zone)), clock=clock, random=os.urandom)
+    management = Management(
+        store=store,
+        cache=cache,
+        calendar=Calendar(ZoneInfo(zone)),
+        clock=clock,
+        random=os.urandom,
+        held=lambda key_id: holds.get(key_id, KeyHolds()),
+    )
     served.api = create_api(management, about=About(version="1.2.3", currency="CNY", billing_time_zone=zone))
     transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(served.run_dir, store, cache, management, clock, client)
+            yield Operated(served.run_dir, store, cache, management, clock, client, holds)
     finally:
         await store.close()

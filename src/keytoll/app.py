@@ -17,7 +17,10 @@ import structlog
 
 import keytoll.envoy
 from keytoll import __version__, logs
+from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
+from keytoll.admission.file import AdmissionsFile
+from keytoll.admission.holds import HoldBook
 from keytoll.catalog import Catalog, CatalogError
 from keytoll.core.decision import Rules
 from keytoll.core.months import Calendar
@@ -30,7 +33,9 @@ from keytoll.envoy.server import EnvoyServer
 from keytoll.http.api import create_api
 from keytoll.http.contract import About
 from keytoll.http.probes import create_probes
+from keytoll.http.reads import create_reads
 from keytoll.http.server import serve_tcp, serve_unix
+from keytoll.losses import LossDetector
 from keytoll.management import Management
 from keytoll.metrics import Metrics
 from keytoll.settings import CannotStart, Settings, Source
@@ -72,9 +77,20 @@ class _Keytoll:
         self.store = store
         self.metrics = metrics = Metrics()
         self.cache = KeyCache(store)
-        self.settlement = Settlement(store, self.cache, clock=_now_us, metrics=metrics)
+        self.bodies = LargeBodies(monotonic=time.monotonic)
+        self.admissions = AdmissionsFile(settings.admissions_dir)
+        self.book = HoldBook(self.admissions, monotonic=time.monotonic, on_end=self.bodies.end)
+        self.settlement = Settlement(store, cache=self.cache, book=self.book, clock=_now_us, metrics=metrics)
         self.follower = JournalFollower(
             settings.journal_dir, store=store, settlement=self.settlement, clock=_now_us, metrics=metrics
+        )
+        self.losses = LossDetector(
+            book=self.book,
+            settlement=self.settlement,
+            longest_s=settings.longest_request_s,
+            clock=_now_us,
+            read_past_us=self._read_past_us,
+            dead_before_us=lambda: 0,
         )
         self.publisher = Publisher(
             catalog_path=settings.catalog,
@@ -87,9 +103,25 @@ class _Keytoll:
         self.rules: Rules | None = None
         self.not_ready: Sequence[str] = ("starting",)
 
+    async def restore_holds(self) -> None:
+        """Hold again what was admitted by an earlier process and isn't settled."""
+        await self.book.restore(self.store)
+        if len(self.book):
+            _log.info("holds_restored", holds=len(self.book))
+
+    def _read_past_us(self) -> int:
+        if self.settings.source is Source.JOURNAL:
+            return self.follower.read_past_us
+        return _now_us()  # ALS has no backlog here: what its sender lost won't come
+
     async def run_until(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. A part that fails ends the process: a supervisor starts it anew, nothing is lost."""
-        parts: list[Coroutine[Any, Any, object]] = [self.publisher.run(), self._watch(), stop.wait()]
+        parts: list[Coroutine[Any, Any, object]] = [
+            self.publisher.run(),
+            self.losses.run(),
+            self._watch(),
+            stop.wait(),
+        ]
         if self.settings.source is Source.JOURNAL:
             parts.append(self.follower.run())
         tasks = [asyncio.create_task(part) for part in parts]
@@ -122,7 +154,8 @@ class _Keytoll:
     async def _activate(self, catalog: Catalog) -> None:
         offers = catalog.offers
         # A charge must find its price, whatever happens between its admission and its settlement.
-        await self.store.add_prices([offer.prices for offer in offers.values()])
+        versions = [(offer.model, version) for offer in offers.values() for version in offer.prices]
+        await self.store.note_prices([(model, v.from_us, v.prices) for model, v in versions], at_us=_now_us())
         kept = await self.store.keep_currency(catalog.currency)
         if kept != catalog.currency:
             raise CatalogError(
@@ -144,7 +177,7 @@ class _Keytoll:
         while True:
             problems = []
             try:
-                await self.store.ping()
+                self.metrics.unsettled_open.set(await self.store.count_unsettled())
             except StoreUnavailable as error:
                 self.metrics.store_errors.inc()
                 problems.append(f"store: {error}")
@@ -152,6 +185,7 @@ class _Keytoll:
                 problems.append(f"journal: {problem}")
             self.not_ready = problems
             self.metrics.cache_size.set(len(self.cache))
+            self.metrics.holds.set(len(self.book))
             await asyncio.sleep(_WATCH_S)
 
 
@@ -164,6 +198,8 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         keytoll = _Keytoll(settings, store)
         await keytoll.publisher.start()
         rules = keytoll.current_rules()
+        await keytoll.restore_holds()
+        stack.callback(keytoll.admissions.close)
         if settings.source is Source.JOURNAL:
             stack.push_async_callback(keytoll.settle_the_rest)
         await stack.enter_async_context(_envoy_server(keytoll))
@@ -172,6 +208,8 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         )
         about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
         await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
+        reads = create_reads(lambda: keytoll.current_rules().offers)
+        await stack.enter_async_context(serve_unix(reads, settings.api_socket))
         probes = create_probes(keytoll.metrics.registry, ready=lambda: keytoll.not_ready)
         await stack.enter_async_context(
             serve_tcp(probes, host=settings.metrics_host, port=settings.metrics_port, setting="METRICS_PORT")
@@ -182,10 +220,16 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
 @asynccontextmanager
 async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
     check = CheckHandler(
-        keytoll.cache, rules=keytoll.current_rules, clock=_now_us, random=os.urandom, metrics=keytoll.metrics
+        keytoll.cache,
+        book=keytoll.book,
+        bodies=keytoll.bodies,
+        rules=keytoll.current_rules,
+        clock=_now_us,
+        random=os.urandom,
+        metrics=keytoll.metrics,
     )
     als = AlsSink(keytoll.settlement, clock=_now_us) if keytoll.settings.source is Source.ALS else None
-    server = EnvoyServer(keytoll.settings.envoy_socket, check=check, als=als)
+    server = EnvoyServer(keytoll.settings.envoy_socket, check=check, void=check.void, als=als)
     await server.start()
     try:
         yield
@@ -195,12 +239,18 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
 
 def _prepare_folders(settings: Settings) -> None:
     """Make the run folder, and put there what Envoy reads at its start."""
-    for folder in (settings.journal_dir, settings.xds_dir, settings.credentials_dir, settings.lua_dir):
+    for folder in (
+        settings.journal_dir,
+        settings.admissions_dir,
+        settings.xds_dir,
+        settings.credentials_dir,
+        settings.lua_dir,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-    script = Path(keytoll.envoy.__file__).with_name("request.lua")
-    fresh = settings.lua_dir / ".request.lua.new"
-    fresh.write_bytes(script.read_bytes())
-    fresh.replace(settings.lua_dir / script.name)
+    for script in Path(keytoll.envoy.__file__).parent.glob("*.lua"):
+        fresh = settings.lua_dir / f".{script.name}.new"
+        fresh.write_bytes(script.read_bytes())
+        fresh.replace(settings.lua_dir / script.name)
 
 
 def _now_us() -> int:

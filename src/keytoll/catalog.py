@@ -22,8 +22,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from keytoll.core.errors import InvalidValue
+from keytoll.core.expiry import parse_since, parse_timestamp
 from keytoll.core.money import parse_amount
-from keytoll.core.offer import Offer, Offers
+from keytoll.core.offer import Offer, Offers, PriceVersion
 from keytoll.core.pricing import Prices
 
 MAX_FILE_BYTES = 1_048_576
@@ -31,7 +32,13 @@ MAX_MODELS = 1_000
 MAX_BACKENDS = 64
 """Of one model. With MAX_MODELS it bounds what aliases can make of a small file."""
 
+MAX_PRICES = 50
+"""Of one model: how many versions its price may have."""
+
 MAX_TOKENS = 1_000_000_000
+EVER_US = 0
+"""The `from` of a price that has none: before any request."""
+
 DEFAULT_BASE_PATH = "/v1"
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -40,6 +47,7 @@ _UPSTREAM_MODEL = re.compile(r"[A-Za-z0-9._:/@+~-]{1,256}")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,11}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 # The last label must not be a number: resolvers read 127.1, 2130706433 and 0x7f000001 as loopback.
 _HOST_NAME = re.compile(r"(?!.{254})([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _BASE_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
@@ -87,12 +95,18 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on offer: token limits, what a million tokens cost, and who serves it."""
+    """A model on offer: token limits, what it costs from when, and who serves it.
+
+    `prices` holds at least one version, the earliest first; the first applies from ever on.
+    """
 
     name: str
     context_length: int
     maximum_output: int
-    prices: Prices
+    template_tokens: int
+    reasoning_beyond: int
+    takes_media: bool
+    prices: tuple[PriceVersion, ...]
     running_usage: bool
     backends: tuple[Backend, ...]
 
@@ -115,12 +129,14 @@ class Model:
             model=self.name,
             pool=self.pool,
             prices=self.prices,
-            price_id=self.prices.id,
             retries=len(self.members) - 1,
             upstream_model=names.pop() if len(names) == 1 else None,
             running_usage=self.running_usage,
             context_length=self.context_length,
             maximum_output=self.maximum_output,
+            template_tokens=self.template_tokens,
+            reasoning_beyond=self.reasoning_beyond,
+            takes_media=self.takes_media,
         )
 
 
@@ -146,7 +162,7 @@ def load_catalog(path: Path) -> Catalog:
     fields = _Fields(root, "", problems, line=_line(root))
     currency = fields.text("currency", _CURRENCY, "must be an ISO 4217 code, such as CNY")
     zone = _zone(fields)
-    models = {name: _model(name, of_model) for name, of_model in _models(fields)}
+    models = {name: _model(name, of_model, zone) for name, of_model in _models(fields)}
     fields.finish()
     problems.raise_any()
     return Catalog(currency, zone, MappingProxyType(models), _version(currency, zone, models))
@@ -194,7 +210,7 @@ def _models(fields: "_Fields") -> Iterator[tuple[str, "_Fields"]]:
             )
 
 
-def _model(name: str, fields: "_Fields") -> Model:
+def _model(name: str, fields: "_Fields", zone: ZoneInfo) -> Model:
     context_length = fields.whole("context_length", 1, MAX_TOKENS)
     maximum_output = fields.whole("maximum_output", 1, MAX_TOKENS, default=context_length)
     if maximum_output > context_length:
@@ -203,7 +219,10 @@ def _model(name: str, fields: "_Fields") -> Model:
         name=name,
         context_length=context_length,
         maximum_output=maximum_output,
-        prices=_prices(fields),
+        template_tokens=fields.whole("template_tokens", 0, MAX_TOKENS, default=256),
+        reasoning_beyond=fields.whole("reasoning_beyond", 0, MAX_TOKENS, default=0),
+        takes_media=fields.flag("takes_media"),
+        prices=tuple(_price_versions(fields, zone)),
         running_usage=fields.flag("running_usage"),
         backends=tuple(_backends(name, fields)),
     )
@@ -211,10 +230,36 @@ def _model(name: str, fields: "_Fields") -> Model:
     return model
 
 
-def _prices(model: "_Fields") -> Prices:
-    fields = model.open("price", "missing: a model needs its price; a price of 0 must be written out")
-    if fields is None:
-        return Prices(0, 0, 0, 0, 0, 0)
+def _price_versions(model: "_Fields", zone: ZoneInfo) -> Iterator[PriceVersion]:
+    """Read `price`: one mapping, or a list of them, each but the first with its `from`."""
+    node = model.take("price", "missing: a model needs its price; a price of 0 must be written out")
+    if isinstance(node, SequenceNode):
+        yield from _listed_prices(node, model, zone)
+    elif node is not None and (fields := model.open("price")) is not None:
+        if "from" in fields.nodes:
+            fields.take("from")
+            fields.wrong("from", "is for a list of prices, the first of which applies until the second's `from`")
+        yield _price_version(fields, EVER_US)
+
+
+def _listed_prices(node: SequenceNode, model: "_Fields", zone: ZoneInfo) -> Iterator[PriceVersion]:
+    if not 1 <= len(node.value) <= MAX_PRICES:
+        model.wrong("price", f"must be a price, or a list of 1 to {MAX_PRICES}")
+        return
+    from_us = None
+    for index, item in enumerate(node.value):
+        fields = _Fields(item, f"{model.path}.price[{index}]", model.problems, line=_line(item))
+        ever = index == 0 and "from" not in fields.nodes
+        from_us = EVER_US if ever else fields.instant("from", zone, after_us=from_us)
+        yield _price_version(fields, from_us)
+
+
+def _price_version(fields: "_Fields", from_us: int) -> PriceVersion:
+    prices = _prices(fields)
+    return PriceVersion(from_us, prices, prices.id)
+
+
+def _prices(fields: "_Fields") -> Prices:
     per_input, per_output = fields.amount("input"), fields.amount("output")
     prices = Prices(
         input=per_input,
@@ -454,6 +499,19 @@ class _Fields:
             self.wrong(name, error.message)
             return 0
 
+    def instant(self, name: str, zone: ZoneInfo, *, after_us: int | None) -> int:
+        """Return the instant of a date, whose local midnight in the zone is meant, or of a time with its offset.
+
+        It must be later than `after_us`; that, where it is wrong.
+        """
+        text = self._scalar(name, ("timestamp", "str"), _FROM_RULE, None)
+        at_us = None if text is None else _instant(text, zone)
+        if text is not None and at_us is None:
+            self.wrong(name, _FROM_RULE)
+        elif at_us is not None and after_us is not None and at_us <= after_us:
+            self.wrong(name, "must be later than that of the price before it")
+        return after_us or EVER_US if at_us is None else at_us
+
     def _scalar(self, name: str, kinds: tuple[str, ...], rule: str, default: str | None) -> str | None:
         """Return the text of a field as written, or the default; None if it is wrong, which is then noted."""
         if default is not None and name not in self.nodes:
@@ -469,6 +527,22 @@ class _Fields:
 
     def _at(self, name: str) -> str:
         return f"{self.path}.{_printable(name)}" if self.path else _printable(name)
+
+
+_FROM_RULE = (
+    "must be a date after 1970 such as 2030-12-31, from its midnight in the billing time zone on, or a time such as"
+    " 2030-12-31T18:00:00+08:00"
+)
+
+
+def _instant(text: str, zone: ZoneInfo) -> int | None:
+    """Return the instant that a date or an RFC 3339 time means, None if it is neither."""
+    try:
+        is_date = _DATE.fullmatch(text) is not None
+        at_us = parse_since(text, now_us=0, zone=zone) if is_date else parse_timestamp(text, field="from")
+    except InvalidValue:
+        return None
+    return at_us if at_us > EVER_US else None
 
 
 def _line(node: Node) -> int:

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol, TypeVar
 
+from keytoll.core.edit import Edit, effects
 from keytoll.core.expiry import check_future
+from keytoll.core.explain import Explanation, explain, price_from_us
+from keytoll.core.holds import KeyHolds
 from keytoll.core.ids import uuid7
 from keytoll.core.keys import Key, check_name, check_owner, digest_of, mint_secret
-from keytoll.core.ledger import Charge
+from keytoll.core.ledger import Charge, correction_id
 from keytoll.core.months import Calendar
 from keytoll.core.quota import Quota, Totals, spent_nano
-from keytoll.store.base import ChargeQuery, Store, StoredKey
+from keytoll.store.base import ChargeQuery, NameTaken, Store, StoredKey
 
 MAX_PAGE = 1000
 T = TypeVar("T")
@@ -23,6 +26,10 @@ T = TypeVar("T")
 
 class KeyNotFound(Exception):
     """There is no key of this id; or not any more."""
+
+
+class ChargeNotFound(Exception):
+    """There is no row of this id in the ledger."""
 
 
 class Unchanged(Enum):
@@ -43,6 +50,33 @@ class KeyChanges:
     expires_at_us: int | Unchanged | None = UNCHANGED
 
 
+@dataclass(frozen=True, slots=True)
+class EditPreview:
+    """What an edit would do if it were made at the instant `from_us`: the key before and after it, and its effects."""
+
+    before: StoredKey
+    after: StoredKey
+    effects: Sequence[str]
+    from_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedCharge:
+    """A row of the ledger, how its amount comes about, and since when its price applied (us; None: from ever on)."""
+
+    charge: Charge
+    explanation: Explanation
+    price_from_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A decision whose log entry never came, and the id of the correction if it came after all."""
+
+    charge: Charge
+    corrected_by: str | None
+
+
 class Cache(Protocol):
     """What management needs of the key cache."""
 
@@ -51,10 +85,11 @@ class Cache(Protocol):
 
 
 class Management:
-    """Creates, lists, edits and deletes keys, and lists charges.
+    """Creates, lists, edits and deletes keys, and looks into the ledger.
 
-    `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for. Every method may raise
-    StoreUnavailable; those that take values raise InvalidValue, naming the field as the REST API does.
+    `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for, `held` what the requests
+    under way of a key hold. Every method may raise StoreUnavailable; those that take values raise InvalidValue, naming
+    the field as the REST API does.
     """
 
     def __init__(
@@ -65,12 +100,14 @@ class Management:
         calendar: Calendar,
         clock: Callable[[], int],
         random: Callable[[int], bytes],
+        held: Callable[[str], KeyHolds] = lambda _: KeyHolds(),
     ) -> None:
         self._store = store
         self._cache = cache
         self._calendar = calendar
         self._clock = clock
         self._random = random
+        self._held = held
         self._editing = asyncio.Lock()  # an edit reads, then writes the whole key: two at once would lose one
 
     async def create_key(
@@ -108,6 +145,23 @@ class Management:
         """Change a key, and return it. Raises KeyNotFound and NameTaken."""
         return await _to_the_end(self._edit(key_id, changes))
 
+    async def preview_edit(self, key_id: str, changes: KeyChanges, *, currency: str) -> EditPreview:
+        """Return what an edit would do, and change nothing; amounts are told in `currency`. Raises what the edit would."""
+        stored, now_us = await self.get_key(key_id), self._clock()
+        key = _changed(stored.key, changes, now_us=now_us)
+        if key.name != stored.key.name:
+            await self._check_name_free(key.owner, key.name)
+        edit = Edit(
+            before=stored.key,
+            after=key,
+            totals=stored.totals,
+            holds=self._held(key_id),
+            now_us=now_us,
+            calendar=self._calendar,
+            currency=currency,
+        )
+        return EditPreview(before=stored, after=replace(stored, key=key), effects=effects(edit), from_us=now_us)
+
     async def delete_key(self, key_id: str) -> None:
         """Delete a key. Raises KeyNotFound."""
         await _to_the_end(self._delete(key_id))
@@ -118,9 +172,36 @@ class Management:
             check_owner(query.owner)
         return await self._store.list_charges(query)
 
+    async def explain_charge(self, charge_id: str) -> ExplainedCharge:
+        """Return a row of the ledger, of any kind, with its sum. Raises ChargeNotFound."""
+        charge = await self._store.charge(charge_id)
+        if charge is None:
+            raise ChargeNotFound(charge_id)
+        history = await self._store.price_history(charge.entry.model)
+        return ExplainedCharge(charge, explain(charge), price_from_us(history, charge))
+
+    async def list_unsettled(self, *, after: str | None, limit: int, settled_later: bool) -> Sequence[Unsettled]:
+        """Return the decisions whose log entry never came, newest admission first, those after the id `after`.
+
+        With `settled_later` also those whose entry came after all.
+        """
+        found = await self._store.list_unsettled(after=after, limit=limit, settled_later=settled_later)
+        return [Unsettled(charge, await self._correction(charge) if settled_later else None) for charge in found]
+
     def used_nano(self, stored: StoredKey) -> int:
         """Return what counts towards the key's quota now: this month's spending if it is monthly, else all of it."""
         return spent_nano(stored.key.quota, stored.totals, self._calendar.month(self._clock()).name)
+
+    async def _correction(self, unsettled: Charge) -> str | None:
+        correction = await self._store.charge(correction_id(unsettled.entry))
+        return None if correction is None else correction.id
+
+    async def _check_name_free(self, owner: str, name: str) -> None:
+        after: str | None = None
+        while page := await self._store.list_keys(owner=owner, after=after, limit=MAX_PAGE):
+            if any(stored.key.name == name for stored in page):
+                raise NameTaken
+            after = page[-1].key.id
 
     async def _edit(self, key_id: str, changes: KeyChanges) -> StoredKey:
         async with self._editing:

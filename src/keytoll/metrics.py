@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from keytoll import __version__
 from keytoll.core.decision import Reason
@@ -14,6 +14,8 @@ from keytoll.core.pricing import Usage
 _CHECK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 _LAG_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
 _MAX_MODELS = 200
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series, and Prometheus needs none of them
 _TOKEN_CLASSES = tuple(f.name for f in fields(Usage))
 
 
@@ -62,6 +64,22 @@ class Metrics:
         )
         for outcome in ("settled", "repeated", "conflicting", "unreadable"):
             self.entries.labels(outcome)
+        self.unsettled = Counter(
+            "keytoll_unsettled_decisions",
+            "Decisions whose log entry never came; any is a loss to look into.",
+            registry=registry,
+        )
+        self.unsettled_open = Gauge(
+            "keytoll_unsettled_open_decisions",
+            "Unsettled decisions in the ledger that no later entry has corrected.",
+            registry=registry,
+        )
+        self.beyond_hold = Counter(
+            "keytoll_charges_beyond_worst_case",
+            "Charges of more than was held: a backend reported more than the catalog says it can.",
+            registry=registry,
+        )
+        self.holds = Gauge("keytoll_holds", "Admitted requests that are not settled yet.", registry=registry)
         self.settlement_lag = Histogram(
             "keytoll_settlement_lag_seconds",
             "Time from the end of a request to its charge.",
@@ -74,6 +92,24 @@ class Metrics:
         )
         self.journal_lag = Gauge(
             "keytoll_journal_lag_bytes", "Bytes in the journal that are not settled yet.", registry=registry
+        )
+        self.journal_segments = Gauge(
+            "keytoll_journal_segments", "Files of the journal that are on disk.", registry=registry
+        )
+        self.journal_disk_free = Gauge(
+            "keytoll_journal_disk_free_bytes",
+            "Bytes left on the fullest of the disks that hold the journal and the admissions.",
+            registry=registry,
+        )
+        self.envoy_log_write_failures = Counter(
+            "keytoll_envoy_log_write_failures",
+            "Writes to its log in which Envoy failed: entries were lost.",
+            registry=registry,
+        )
+        self.admission_blocked = Gauge(
+            "keytoll_admission_blocked",
+            "Whether every Check is answered with 503, since what it admits might not be charged.",
+            registry=registry,
         )
         self.cache_size = Gauge(
             "keytoll_key_cache_entries", "Keys in the cache, unknown ones included.", registry=registry

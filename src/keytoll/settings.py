@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+MIB = 1024 * 1024
+MIN_SEGMENT_BYTES = 64 * 1024
+"""Of a journal file, before it is rotated: less would be some fifty entries."""
+
 
 class Source(StrEnum):
     """Which of Envoy's access logs is settled: the journal, a file, or ALS, for an Envoy that shares no disk."""
@@ -12,13 +16,17 @@ class Source(StrEnum):
     ALS = "als"
 
 
+LOG_GRACE_S = 30.0
+"""What a request's log entry may take at most to be written once Envoy has ended the request."""
+
+
 class CannotStart(Exception):
     """Something outside stands in the way of starting. The message is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`."""
+    """`max_stream_s` is the `max_stream_duration` of envoy.yaml. `store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`."""
 
     run_dir: Path = Path("run")
     catalog: Path = Path("keytoll.yaml")
@@ -27,6 +35,10 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 9090
     log_level: str = "info"
+    max_stream_s: float = 3600.0
+    journals: tuple[Path, ...] = ()
+    journal_segment_bytes: int = 64 * MIB
+    disk_floor_bytes: int = 64 * MIB
 
     @property
     def operator_socket(self) -> Path:
@@ -39,6 +51,11 @@ class Settings:
         return self.run_dir / "envoy.sock"
 
     @property
+    def api_socket(self) -> Path:
+        """Where callers' reads are answered, behind Envoy."""
+        return self.run_dir / "api.sock"
+
+    @property
     def admin_socket(self) -> Path:
         """Where Envoy serves its own admin interface."""
         return self.run_dir / "admin.sock"
@@ -47,6 +64,21 @@ class Settings:
     def journal_dir(self) -> Path:
         """Where Envoy writes the journal."""
         return self.run_dir / "journal"
+
+    @property
+    def journal_dirs(self) -> tuple[Path, ...]:
+        """The folders of all journals, each with the admin socket of its Envoy beside it."""
+        return self.journals or (self.journal_dir,)
+
+    @property
+    def admissions_dir(self) -> Path:
+        """Where Keytoll notes what it admits, for its next start."""
+        return self.run_dir / "admissions"
+
+    @property
+    def longest_request_s(self) -> float:
+        """After which time since its admission a request is certainly over and logged."""
+        return self.max_stream_s + LOG_GRACE_S
 
     @property
     def xds_dir(self) -> Path:

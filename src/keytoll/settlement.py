@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import structlog
 
 from keytoll.admission.cache import KeyCache
-from keytoll.core.ledger import Charge, Entry, settle
+from keytoll.admission.holds import HoldBook
+from keytoll.core.ledger import Charge, Entry, settle, unsettled
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 from keytoll.metrics import Metrics
@@ -38,9 +39,18 @@ class Logged:
 class Settlement:
     """Prices entries and posts them in batches. One batch at a time: the source waits, and with it its sender."""
 
-    def __init__(self, store: LedgerStore, cache: KeyCache, *, clock: Callable[[], int], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        cache: KeyCache,
+        book: HoldBook,
+        clock: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
         self._store = store
         self._cache = cache
+        self._book = book
         self._clock = clock
         self._metrics = metrics
         self._prices: dict[str, Prices] = {}
@@ -55,9 +65,29 @@ class Settlement:
         charges, unpriced = await self._charges(logged)
         batch = Batch(charges, (*rejected, *unpriced), positions)
         posted = await self._post(batch)
-        self._cache.apply(posted)
+        self._take_over(posted, logged)
         self._measure(logged, batch, posted)
         return posted
+
+    async def give_up(self, entries: Sequence[Entry]) -> Posted:
+        """Post decisions whose log entries never came as unsettled, and end their holds."""
+        now_us = self._clock()
+        rows = [
+            unsettled(entry, prices, settled_at_us=now_us)
+            for entry in entries
+            if (prices := await self._price(entry.price_id)) is not None
+        ]
+        posted = await self._insist(partial(self._store.post, Batch(unsettled=rows)))
+        self._book.end(entry.decision_id for entry in entries)
+        self._metrics.unsettled.inc(len(posted.unsettled))
+        for row in posted.unsettled:
+            _log.error("unsettled", decision_id=str(row.entry.decision_id), key_id=row.entry.key_id)
+        return posted
+
+    def _take_over(self, posted: Posted, logged: Sequence[Logged]) -> None:
+        """Let what is now in the ledger take the place of what was held for it; no Check comes in between."""
+        self._cache.apply(posted)
+        self._book.end(item.entry.decision_id for item in logged)
 
     async def _charges(self, logged: Sequence[Logged]) -> tuple[list[Charge], list[Rejected]]:
         now_us = self._clock()
@@ -113,6 +143,10 @@ class Settlement:
     def _measure(self, logged: Sequence[Logged], batch: Batch, posted: Posted) -> None:
         metrics = self._metrics
         metrics.count_charges(posted.charges)
+        for charge in posted.charges:
+            if charge.beyond_hold_nano:
+                metrics.beyond_hold.inc()
+                _log.error("beyond_worst_case", charge=charge.id, key_id=charge.entry.key_id, model=charge.entry.model)
         metrics.entries.labels("settled").inc(len(posted.charges))
         metrics.entries.labels("repeated").inc(posted.repeated)
         metrics.entries.labels("conflicting").inc(len(posted.conflicts))
@@ -138,5 +172,6 @@ def _joined(parts: Sequence[Posted]) -> Posted:
         charges=[charge for part in parts for charge in part.charges],
         repeated=sum(part.repeated for part in parts),
         conflicts=[charge for part in parts for charge in part.conflicts],
+        unsettled=[charge for part in parts for charge in part.unsettled],
         totals=totals,
     )

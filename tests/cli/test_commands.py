@@ -4,14 +4,18 @@ import asyncio
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_line import run, run_plain, run_process
-from serving import Operated, operated, served_socket
+from serving import PRICES, Operated, operated, served_socket
 
 from keytoll import __version__
 from keytoll.cli import client, output
+from keytoll.core.ledger import Charge, Reported, settle
+from keytoll.core.pricing import Usage
+from keytoll.store.base import Batch
 
 CATALOG = """
 currency: CNY
@@ -40,6 +44,96 @@ async def test_charges_are_listed_newest_first_with_their_amounts(keytoll: Opera
     assert first_line.split()[-5:] == ["10", "0", "¥0.00401", "reported", "200"]
     listed = (await run(keytoll.run_dir, "charges", "list", "--limit", "1", "--json")).json
     assert [charge["id"] for charge in listed] == [second.id]
+
+
+async def test_a_listed_charge_is_explained_line_by_line(keytoll: Operated) -> None:
+    key = await made_key(keytoll)
+    charge = await keytoll.charge(key, output=20)
+    assert charge.id in (await run(keytoll.run_dir, "charges", "list")).out.split()
+    ran = await run(keytoll.run_dir, "charges", "explain", charge.id)
+    assert ran.code == 0
+    facts, _, table = ran.out.partition("\n\n")
+    told = dict(line.split(":", 1) for line in facts.splitlines())
+    assert told["Request"].strip() == "chat/completions, Qwen2.5-72B-Instruct, status 200, 1 attempt"
+    assert told["Owner"].strip() == f"users/alice, key {key['id']}"
+    assert told["Prices"].strip() == f"{PRICES.id}, from ever on"
+    assert (told["Held"].strip(), told["Measured"].strip()) == ("¥0.10", "as the backend reported")
+    assert told["Admitted"].strip().endswith("+08:00, counted in 2026-11")
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["Input", "1000", "¥4.00", "a", "million", "¥0.004"],
+        ["Cached", "10", "¥1.00", "a", "million", "¥0.00001"],
+        ["Output", "20", "¥12.00", "a", "million", "¥0.00024"],
+        ["Sum", "¥0.00425"],
+        ["Rounded", "half", "to", "even", "¥0.00425"],
+        ["Charged", "¥0.00425"],
+    ]
+    as_json = (await run(keytoll.run_dir, "charges", "explain", charge.id, "--json")).json
+    assert (as_json["id"], as_json["sum"], len(as_json["lines"])) == (charge.id, "0.00425", 7)
+
+
+async def test_an_estimate_and_its_cut_are_explained(keytoll: Operated) -> None:
+    entry = replace(keytoll.entry(await made_key(keytoll)), events=30, hold_nano=1_000_000, attempts=2)
+    charge = await keytoll.settle(entry, replace(PRICES, request=1_000))
+    out = (await run(keytoll.run_dir, "charges", "explain", charge.id)).out
+    assert "Input: 4001 request bytes at 0.250 tokens each, rounded up, are 1001; Output: 30 events at 1.000" in out
+    assert "status 200, 2 attempts" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["Request", "1", "¥0.000001", "each", "¥0.000001"] in lines
+    assert ["Rounded", "half", "to", "even", "¥0.004365"] in lines
+    assert ["Cut", "to", "what", "was", "held", "¥0.001"] in lines
+    assert ["Charged", "¥0.001"] in lines
+
+
+async def test_odd_charges_are_explained_with_a_remark(keytoll: Operated) -> None:
+    """Free ones, those beyond their hold, and those that don't add up, which never are to be overlooked."""
+    key = await made_key(keytoll)
+
+    async def remark(charge: Charge) -> str:
+        out = (await run(keytoll.run_dir, "charges", "explain", charge.id)).out
+        return out.split("\n\n", 2)[-1]
+
+    reported = Reported(Usage(input=1000), output_told=True)
+    refused = await keytoll.settle(replace(keytoll.entry(key), status=503))
+    beyond = await keytoll.settle(replace(keytoll.entry(key), hold_nano=1_000_000, reported=reported))
+    wrong = replace(settle(replace(keytoll.entry(key), reported=reported), PRICES, settled_at_us=1), amount_nano=5)
+    await keytoll.store.post(Batch(charges=[wrong]))
+    assert await remark(refused) == "Nothing is charged: the request reached no backend, or was refused by it.\n"
+    assert await remark(beyond) == "The backend reported ¥0.003 more than was held.\n"
+    assert await remark(wrong) == "THE AMOUNT IN THE LEDGER IS NOT WHAT THIS ADDS UP TO.\n"
+    unbounded = await keytoll.settle(replace(keytoll.entry(key), hold_nano=None))
+    out = (await run(keytoll.run_dir, "charges", "explain", unbounded.id)).out
+    assert "all that was left, as its cost had no bound" in out
+
+
+@pytest.mark.parametrize("charge_id", ["chg_0", "", "..", "a/b", "?x", "键"])
+async def test_a_charge_that_is_not_there_is_one_line(keytoll: Operated, charge_id: str) -> None:
+    ran = await run(keytoll.run_dir, "charges", "explain", charge_id)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("keytoll: ")
+    assert ran.err.count("\n") == 1
+
+
+async def test_what_is_unsettled_is_listed_until_it_is_corrected(keytoll: Operated) -> None:
+    key = await made_key(keytoll)
+    list_ = ("unsettled", "list")
+    assert (await run(keytoll.run_dir, *list_)).out == "Nothing is unsettled.\n"
+    assert (await run(keytoll.run_dir, *list_, "--all")).out == "Nothing was ever unsettled.\n"
+    entry = keytoll.entry(key)
+    lost = await keytoll.give_up(replace(keytoll.entry(key, seconds=1), hold_nano=None))
+    late = await keytoll.give_up(entry)
+    correction = await keytoll.settle(entry)
+    out = (await run(keytoll.run_dir, *list_)).out
+    assert (lost.id in out, late.id in out, "unbounded" in out) == (True, False, True)
+    first, second = (await run(keytoll.run_dir, *list_, "--all")).out.splitlines()[2:]
+    assert (first.split()[0], first.split()[-1]) == (lost.id, "no")
+    assert (second.split()[0], second.split()[-1], "¥0.10" in second) == (late.id, correction.id, True)
+    as_json = (await run(keytoll.run_dir, *list_, "--all", "--json")).json
+    assert [(row["id"], row["corrected_by"]) for row in as_json] == [(lost.id, None), (late.id, correction.id)]
+    limited = (await run(keytoll.run_dir, *list_, "--all", "--limit", "1", "--json")).json
+    assert [row["id"] for row in limited] == [lost.id]
+    explained = (await run(keytoll.run_dir, "charges", "explain", correction.id)).out
+    assert f"correction, corrects {late.id}" in explained
+    assert "never came" in (await run(keytoll.run_dir, "charges", "explain", lost.id)).out
 
 
 async def test_on_a_narrow_terminal_no_amount_is_cut_off(keytoll: Operated, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +187,33 @@ async def test_a_good_catalog_is_told_with_its_models(tmp_path: Path) -> None:
     file = tmp_path / "keytoll.yaml"
     file.write_text(CATALOG)
     ran = await run_plain("catalog", "check", str(file))
-    assert (ran.code, ran.out) == (0, f"{file}: OK, CNY, Asia/Shanghai, models: Qwen2.5-72B-Instruct\n")
+    first, *_ = ran.out.splitlines()
+    assert (ran.code, first) == (0, f"{file}: OK, CNY, Asia/Shanghai, models: Qwen2.5-72B-Instruct")
+
+
+async def test_a_good_catalog_is_told_with_which_prices_apply_from_when(tmp_path: Path) -> None:
+    file = tmp_path / "keytoll.yaml"
+    prices = "\n    - {input: 4.00, output: 12.00}\n    - {from: 2030-01-01, input: 3, output: 9.5, request: 0.001}\n"
+    file.write_text(CATALOG.replace(" {input: 4.00, output: 12.00}\n", prices))
+    lines = [line.split() for line in (await run_plain("catalog", "check", str(file))).out.splitlines()]
     told = (await run_plain("catalog", "check", str(file), "--json")).json
-    assert told == {"ok": True, "models": ["Qwen2.5-72B-Instruct"], "problems": []}
+    first, second = told["prices"]["Qwen2.5-72B-Instruct"]
+    since = "2030-01-01T00:00:00+08:00"
+    assert [
+        "Qwen2.5-72B-Instruct",
+        "ever",
+        "on",
+        *["¥4.00"] * 3,
+        "¥12.00",
+        "¥4.00",
+        "¥12.00",
+        "¥0.00",
+        first["id"],
+    ] in lines
+    assert ["Qwen2.5-72B-Instruct", since, *["¥3.00"] * 3, "¥9.50", "¥3.00", "¥9.50", "¥0.001", second["id"]] in lines
+    assert (told["ok"], told["models"], told["problems"]) == (True, ["Qwen2.5-72B-Instruct"], [])
+    assert (first["from"], first["input"], first["cached_input"]) == (None, "4.00", "4.00")
+    assert (second["from"], second["input"], second["request"]) == ("2029-12-31T16:00:00Z", "3.00", "0.001")
 
 
 async def test_a_bad_catalog_is_told_with_every_problem(tmp_path: Path) -> None:
@@ -175,8 +293,9 @@ async def test_version_is_printed() -> None:
 
 async def test_help_names_every_command_and_shows_examples() -> None:
     overview = (await run_plain("--help")).out
-    assert all(name in overview for name in ("keys", "charges", "catalog", "serve", "version"))
-    for command in ("keys create", "keys list", "keys edit", "keys delete", "charges list", "catalog check", "serve"):
+    assert all(name in overview for name in ("keys", "charges", "unsettled", "catalog", "serve", "version"))
+    commands = ("keys create", "keys list", "keys edit", "keys delete", "charges list", "charges explain")
+    for command in (*commands, "unsettled list", "catalog check", "serve"):
         ran = await run_plain(*command.split(), "--help")
         assert ran.code == 0
         assert f"keytoll {command}" in ran.out.split("Usage:")[1].split("\n", 1)[1], command

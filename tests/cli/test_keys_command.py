@@ -67,6 +67,7 @@ async def test_times_are_shown_in_the_billing_zone(keytoll: Operated) -> None:
 async def test_what_is_wrong_is_one_line_that_names_the_field(
     keytoll: Operated, options: tuple[str, ...], message: str
 ) -> None:
+    """User reports 6, 7 and 11."""
     ran = await run(keytoll.run_dir, *CREATE, *options)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"keytoll: {message}")
@@ -88,6 +89,7 @@ async def test_a_name_that_is_taken_is_one_line(keytoll: Operated) -> None:
 
 
 async def test_a_limit_of_nothing_and_one_of_nine_billion_are_kept_and_shown(keytoll: Operated) -> None:
+    """User reports 11 and 14."""
     assert (await created(keytoll, "--total", "0"))["quota"] == {"kind": "total", "limit": "0.00"}
     await created(keytoll, "--name", "large", "--total", "9000000000")
     await created(keytoll, "--name", "larger than 31 bits", "--total", "3542971632")
@@ -157,9 +159,38 @@ async def test_edit_changes_what_it_names_at_once(keytoll: Operated) -> None:
     assert stored.key.name == "other"
 
 
+async def test_a_dry_run_shows_before_after_and_effects_and_changes_nothing(keytoll: Operated) -> None:
+    key = await created(keytoll, "--monthly", "100")
+    edit = ("keys", "edit", key["id"], "--total", "0", "--expires", "2099-12-31", "--dry-run")
+    ran = await run(keytoll.run_dir, *edit)
+    assert ran.code == 0
+    assert ran.out.startswith("A dry run of an edit at ")
+    assert "; nothing was changed.\n" in ran.out
+    lines = ran.out.splitlines()
+    [before] = [line.split() for line in lines if line.startswith("before")]
+    [after] = [line.split() for line in lines if line.startswith("after")]
+    assert before == ["before", "production", "¥0.00", "/", "¥100.00", "monthly", "Never"]
+    assert after == ["after", "production", "¥0.00", "/", "¥0.00", "total", "2099-12-31", "24:00"]
+    assert "* The key is at once blocked by its quota, until it is raised: " in ran.out
+    assert "* It expires at 2100-01-01T00:00:00+08:00: " in ran.out
+    preview = (await run(keytoll.run_dir, *edit, "--json")).json
+    assert preview.keys() == {"before", "after", "effects", "from"}
+    [now] = (await run(keytoll.run_dir, "keys", "list", "--json")).json
+    assert now == preview["before"]
+    assert (now["quota"]["limit"], now["expires_at"]) == ("100.00", None)
+
+
+async def test_a_dry_run_of_a_wrong_edit_is_one_line(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    await created(keytoll, "--name", "other")
+    ran = await run(keytoll.run_dir, "keys", "edit", key["id"], "--name", "other", "--dry-run")
+    assert (ran.code, ran.err) == (1, "keytoll: name: the owner has another key of this name\n")
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        ("edit", "key_0", "--dry-run"),
         ("edit", "key_0"),
         ("edit", "key_0", "--monthly", "1", "--unlimited"),
         ("edit", "key_0", "--never", "--expires", "1d"),

@@ -1,9 +1,11 @@
 """The demo backend speaks OpenAI's protocol as OpenAI's own SDK reads it, and counts what was said."""
 
 import base64
+import io
 import json
 import math
 import struct
+import wave
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from keytoll.demo.backend import CREDENTIAL
+from keytoll.demo.backend import CREDENTIAL, MODELS
 
 HELLO = "You said: Hello, world! Thank you for trying Keytoll!"
 HELLO_TOKENS = 13
@@ -148,8 +150,103 @@ async def test_base64_is_of_little_endian_floats(http: httpx.AsyncClient) -> Non
     assert len(struct.unpack("<3f", base64.b64decode(answer["data"][1]["embedding"]))) == 3
 
 
+async def test_documents_are_ranked_and_each_read_with_the_query(http: httpx.AsyncClient) -> None:
+    documents = ["Cats sleep.", {"text": "A toll for a bridge."}, "Tolls"]
+    body = {
+        "model": "demo-rerank",
+        "query": "toll bridge",
+        "documents": documents,
+        "top_n": 2,
+        "return_documents": True,
+    }
+    answer = (await http.post("/rerank", json=body)).json()
+    assert [(each["index"], each["relevance_score"]) for each in answer["results"]] == [(1, 1.0), (0, 0.0)]
+    assert answer["results"][0]["document"] == documents[1]
+    assert answer["usage"] == {"total_tokens": 3 * 2 + 3 + 6 + 1}
+
+
+async def test_moderation_flags_words_and_tells_no_usage(client: openai.AsyncOpenAI) -> None:
+    answer = await client.moderations.create(model="demo-moderation", input=["I hate mondays", "fine"])
+    assert [result.flagged for result in answer.results] == [True, False]
+    assert answer.results[0].categories.hate
+    assert "usage" not in answer.model_dump()
+
+
+async def test_images_are_pngs_and_tell_their_usage(client: openai.AsyncOpenAI) -> None:
+    answer = await client.images.generate(model="demo-image", prompt="A toll gate", n=2)
+    assert answer.data is not None
+    first, second = (base64.b64decode(image.b64_json or "") for image in answer.data)
+    assert first.startswith(b"\x89PNG\r\n\x1a\n")
+    assert first != second
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (3, 128)
+
+
+async def test_a_streamed_image_ends_with_its_usage(client: openai.AsyncOpenAI) -> None:
+    stream = await client.images.generate(model="demo-image", prompt="A toll gate", stream=True, partial_images=2)
+    got = [event async for event in stream]
+    assert [event.type for event in got] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    last = got[-1]
+    assert last.type == "image_generation.completed"
+    assert last.usage.output_tokens == 64
+
+
+async def test_what_was_spoken_is_transcribed(client: openai.AsyncOpenAI) -> None:
+    sound = await client.audio.speech.create(
+        model="demo-speech", voice="alloy", input="Hello, 世界!", response_format="wav"
+    )
+    with wave.open(io.BytesIO(sound.content)) as heard:
+        assert heard.getnframes() == 4 * 800
+    answer = await client.audio.transcriptions.create(
+        model="demo-transcription", file=sound.content, prompt="A greeting"
+    )
+    assert answer.text == "Hello, 世界!"
+    assert answer.usage is not None
+    assert answer.usage.type == "tokens"
+    assert answer.usage.input_token_details is not None
+    assert (answer.usage.input_token_details.text_tokens, answer.usage.output_tokens) == (2, 4)
+    assert answer.usage.input_token_details.audio_tokens == 5
+
+
+async def test_a_streamed_transcript_ends_with_its_usage(client: openai.AsyncOpenAI) -> None:
+    stream = await client.audio.transcriptions.create(model="demo-transcription", file=b"x" * 1601, stream=True)
+    *deltas, last = [event async for event in stream]
+    assert last.type == "transcript.text.done"
+    assert (
+        last.text == "A sound of 1601 bytes." == "".join(e.delta for e in deltas if e.type == "transcript.text.delta")
+    )
+    assert last.usage is not None
+    assert (last.usage.input_tokens, last.usage.output_tokens) == (2, 6)
+
+
+async def test_text_and_subtitles_have_no_usage(client: openai.AsyncOpenAI) -> None:
+    text = await client.audio.transcriptions.create(model="demo-transcription", file=b"x", response_format="text")
+    assert text == "A sound of 1 bytes.\n"
+    subtitles = await client.audio.transcriptions.create(model="demo-transcription", file=b"x", response_format="srt")
+    assert subtitles.splitlines()[0] == "1"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b"{}"),
+        ("multipart/form-data; boundary=b", b"--b\r\n\r\n--b--"),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nx'),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ndemo-transcription\r\n--b--',
+        ),
+    ],
+)
+async def test_a_form_without_what_it_must_have_is_refused(
+    http: httpx.AsyncClient, content_type: str, body: bytes
+) -> None:
+    answer = await http.post("/audio/transcriptions", content=body, headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 async def test_its_models_are_listed(client: openai.AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == ["demo-chat", "demo-embedding"]
+    assert [model.id async for model in client.models.list()] == list(MODELS)
     assert (await client.models.retrieve("demo-chat")).id == "demo-chat"
 
 
@@ -183,6 +280,19 @@ async def test_only_its_own_model_names_are_known(http: httpx.AsyncClient, path:
         ("/completions", {"prompt": []}, "prompt"),
         ("/responses", {}, "input"),
         ("/responses", {"input": "x", "instructions": 5}, "instructions"),
+        ("/rerank", {"model": "demo-rerank", "documents": ["x"]}, "query"),
+        ("/rerank", {"model": "demo-rerank", "query": "x", "documents": []}, "documents"),
+        ("/rerank", {"model": "demo-rerank", "query": "x", "documents": [5]}, "documents"),
+        ("/moderations", {"model": "demo-moderation"}, "input"),
+        ("/images/generations", {"model": "demo-image"}, "prompt"),
+        ("/images/generations", {"model": "demo-image", "prompt": "x", "n": 11}, "n"),
+        ("/audio/speech", {"model": "demo-speech", "voice": "x"}, "input"),
+        ("/audio/speech", {"model": "demo-speech", "input": "x"}, "voice"),
+        (
+            "/audio/speech",
+            {"model": "demo-speech", "input": "x", "voice": "x", "response_format": "mp3"},
+            "response_format",
+        ),
     ],
 )
 async def test_a_wrong_field_is_named(http: httpx.AsyncClient, path: str, fields: dict[str, Any], param: str) -> None:

@@ -22,6 +22,16 @@ from keytoll.http.server import serve_tcp
 
 CHAT, EMBEDDING = "Qwen2.5-72B-Instruct", "bge-m3"
 PATIENCE_S = 20.0
+MORE_OF_THE_DEMO = """
+  reranker: {context_length: 1000, price: {input: 1, output: 0}, backends: [{model: demo-rerank, DEMO}]}
+  moderator: {context_length: 1000, price: {input: 1, output: 0}, backends: [{model: demo-moderation, DEMO}]}
+  painter: {context_length: 1000, price: {input: 1, output: 10, request: 0.5}, backends: [{model: demo-image, DEMO}]}
+  voice: {context_length: 1000, price: {input: 1, output: 2}, backends: [{model: demo-speech, DEMO}]}
+  ear:
+    context_length: 1000
+    price: {input: 1, audio_input: 3, output: 2, request: 0.25}
+    backends: [{model: demo-transcription, DEMO}]
+""".replace("DEMO", 'url: "http://127.0.0.1:8082/v1", credential: demo, allow_local: true')
 ODD = """
   odd:
     context_length: 1000
@@ -34,6 +44,11 @@ ODD = """
     backends:
     - {url: "http://127.0.0.1:1/v1", allow_local: true}
     - {url: "http://127.0.0.1:PORT/v1", model: second, priority: 1, allow_local: true}
+  org/slashed:
+    context_length: 1000
+    price: {input: 1, output: 2, request: 0.125}
+    backends:
+    - {url: "http://127.0.0.1:PORT/v1", model: "org/odd-upstream", allow_local: true}
 """
 
 T = TypeVar("T")
@@ -116,8 +131,8 @@ async def gateway_in(
     odd, ports = ScriptedBackend(), Ports.free()
     async with serve_tcp(odd.app, host="127.0.0.1", port=0) as port:
         catalog = folder / "keytoll.yaml"
-        shipped = (PROJECT / "keytoll.yaml").read_text().replace(":8082/", f":{ports.backend}/")
-        catalog.write_text(shipped + ODD.replace("PORT", str(port)))
+        demo = ((PROJECT / "keytoll.yaml").read_text() + MORE_OF_THE_DEMO).replace(":8082/", f":{ports.backend}/")
+        catalog.write_text(demo + ODD.replace("PORT", str(port)))
         settings = StackSettings(
             run_dir=folder / "run",
             ports=ports,

@@ -214,7 +214,7 @@ async def test_als_is_a_source_as_well(tmp_path: Path) -> None:
         gateway.odd.script = streaming([b'data: {"choices":[]}\n\n'])
         await ask(gateway, key, model="odd", stream=True)
         plain, streamed, empty = await gateway.charges(key, 3)
-        assert (plain["measured"], streamed["measured"], empty["measured"]) == ("reported", "reported", "none")
+        assert (plain["measured"], streamed["measured"], empty["measured"]) == ("reported", "reported", "estimated")
         assert plain["amount"] == streamed["amount"] != "0.00"
         assert not (gateway.run_dir / "journal" / "journal.jsonl").exists()
 

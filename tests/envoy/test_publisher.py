@@ -290,7 +290,7 @@ async def test_a_change_of_price_alone_leaves_envoy_in_peace(envoy: CdsEnvoy, pa
         edit(path, catalog_text(server.port, "one", price="2.50"))
 
         async def is_dearer() -> bool:
-            return followed.in_force[-1].models["one"].prices.input == 2_500_000_000
+            return followed.in_force[-1].models["one"].prices[0].prices.input == 2_500_000_000
 
         await until(is_dearer)
         assert followed.clusters.stat() == before

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from serving import NOW_US, Operated
 
+from keytoll import management
 from keytoll.core.expiry import format_timestamp
+from keytoll.core.holds import KeyHolds
 from keytoll.core.keys import is_well_formed
 
 ALICE = "/api/v1/users/alice/keys"
@@ -60,12 +62,14 @@ async def test_an_answer_with_a_secret_is_not_cached(keytoll: Operated) -> None:
 
 
 async def test_names_of_any_script_are_kept_as_they_are(keytoll: Operated) -> None:
+    """User report 7."""
     key = await create(keytoll, name="España 生产 🚀")
     assert (await keytoll.http.get(f"/api/v1/keys/{key['id']}")).json()["name"] == "España 生产 🚀"
 
 
 @pytest.mark.parametrize("name", ["x" * 1000, "", "  ", "a\0b", "a\nb", "\x1b[31m"])
 async def test_empty_long_and_control_names_are_refused_by_field(keytoll: Operated, name: str) -> None:
+    """User report 7."""
     error = await refused(keytoll, {"name": name})
     assert (error["param"], error["code"]) == ("name", "invalid_value")
 
@@ -107,6 +111,7 @@ async def test_a_name_with_a_lone_surrogate_is_refused_by_field(keytoll: Operate
 async def test_what_is_wrong_is_refused_by_field_and_makes_no_key(
     keytoll: Operated, body: object, param: str, code: str
 ) -> None:
+    """User reports 6, 8 and 11: an expiry in milliseconds or past, a misspelt field, a negative limit among others."""
     error = await refused(keytoll, body)
     assert (error["param"], error["code"]) == (param, code)
     assert error["message"].startswith(f"{param}: ")
@@ -129,12 +134,13 @@ async def test_an_amount_as_a_number_is_told_to_be_a_string(keytoll: Operated) -
     ],
 )
 async def test_limits_from_0_to_nine_billion_are_kept_exactly(keytoll: Operated, limit: str, kept: str) -> None:
-    """A limit of 0 is a limit, not unlimited."""
+    """User reports 11 and 14: a limit of 0 is a limit, not unlimited, and large ones are exact beyond 32 bits."""
     key = await create(keytoll, quota={"kind": "total", "limit": limit})
     assert key["quota"] == {"kind": "total", "limit": kept}
 
 
 async def test_a_far_expiry_is_taken(keytoll: Operated) -> None:
+    """User report 6."""
     assert (await create(keytoll, expires_at="9998-12-31T23:59:59Z"))["expires_at"] == "9998-12-31T23:59:59Z"
 
 
@@ -216,6 +222,100 @@ async def test_a_wrong_edit_is_refused_by_field_and_changes_nothing(
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
     del key["secret"]
     assert (await keytoll.http.get(f"/api/v1/keys/{key['id']}")).json() == key
+
+
+async def test_a_dry_run_tells_what_an_edit_would_do_and_changes_nothing(keytoll: Operated) -> None:
+    key = await create(keytoll, quota={"kind": "monthly", "limit": "100"})
+    path = f"/api/v1/keys/{key['id']}"
+    await keytoll.charge(key, month="2026-10")
+    await keytoll.charge(key, month="2026-11")
+    keytoll.holds[key["id"]] = KeyHolds().plus("2026-11", 20_000_000)
+    await keytoll.checked(key.pop("secret"))
+    before = (await keytoll.http.get(path)).json()
+    body = {"name": "other", "quota": {"kind": "total", "limit": "0.01"}, "expires_at": "2026-12-01T00:00:00Z"}
+    answer = await keytoll.http.patch(path, json=body, params={"dry_run": "true"})
+    assert (answer.status_code, (await keytoll.http.get(path)).json()) == (200, before)
+    preview = answer.json()
+    assert preview.keys() == {"before", "after", "effects", "from"}
+    assert (preview["before"], preview["from"]) == (before, format_timestamp(NOW_US))
+    assert preview["effects"] == [
+        'The key is called "other" instead of "production"; its secret stays the same.',
+        (
+            "From now on a limit of ¥0.01 applies to all that the key spends,"
+            " since its creation at 2026-11-27T20:00:00+08:00."
+        ),
+        "Of it ¥0.00802 is used and ¥0.00198 remains.",
+        "It never resets.",
+        "The key is not blocked by its quota.",
+        "It expires at 2026-12-01T08:00:00+08:00: requests are refused from then on.",
+        (
+            "1 request is under way, holding at most ¥0.02;"
+            " what is under way finishes and is charged, whatever is edited."
+        ),
+        "With them the spending may reach ¥0.02802, ¥0.01802 beyond the limit.",
+        "Until enough of them have finished, further requests are told to try again.",
+    ]
+    assert (await keytoll.http.patch(path, json=body)).json() == preview["after"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"name": "taken"}, 409, "name"),
+        ({"name": "\n"}, 400, "name"),
+        ({"quota": {"kind": "monthly", "limit": "-1"}}, 400, "quota.limit"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at"),
+        ({"owner": "users/bob"}, 400, "owner"),
+    ],
+)
+async def test_a_dry_run_is_refused_just_as_the_edit_would_be(
+    keytoll: Operated, body: object, status: int, param: str
+) -> None:
+    for name in ("taken", "other", "third"):
+        keytoll.clock.now_us += 1000
+        await create(keytoll, name=name)
+    key = await create(keytoll)
+    path = f"/api/v1/keys/{key['id']}"
+    dry = await keytoll.http.patch(path, json=body, params={"dry_run": "true"})
+    wet = await keytoll.http.patch(path, json=body)
+    assert (dry.status_code, dry.json()["error"]["param"]) == (status, param)
+    assert (dry.status_code, dry.json()) == (wet.status_code, wet.json())
+
+
+async def test_a_dry_run_finds_a_taken_name_among_however_many(
+    keytoll: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is free if another owner has it, or the key itself, or a deleted one."""
+    monkeypatch.setattr(management, "MAX_PAGE", 2)
+    made = [await create(keytoll, name=f"key {number}") for number in range(5)]
+    await create(keytoll, name="bob's", path="/api/v1/users/bob/keys")
+    await keytoll.http.delete(f"/api/v1/keys/{made[1]['id']}")
+
+    async def status(name: str) -> int:
+        path = f"/api/v1/keys/{made[0]['id']}?dry_run=true"
+        return (await keytoll.http.patch(path, json={"name": name})).status_code
+
+    assert [await status(f"key {number}") for number in range(6)] == [200, 200, 409, 409, 409, 200]
+    assert await status("bob's") == 200
+
+
+@pytest.mark.parametrize("query", ["dry_run=perhaps", "dryrun=true", "dry-run=true", "dry_run="])
+async def test_a_dry_run_that_is_misspelt_is_refused_rather_than_done(keytoll: Operated, query: str) -> None:
+    key = await create(keytoll)
+    path = f"/api/v1/keys/{key['id']}"
+    answer = await keytoll.http.patch(f"{path}?{query}", json={"name": "other"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
+    assert (await keytoll.http.get(path)).json()["name"] == "production"
+
+
+async def test_a_dry_run_of_what_knows_none_is_refused_rather_than_done(keytoll: Operated) -> None:
+    key = await create(keytoll)
+    path = f"/api/v1/keys/{key['id']}"
+    deleted = await keytoll.http.delete(path, params={"dry_run": "true"})
+    made = await keytoll.http.post(ALICE, json={"name": "other"}, params={"dry_run": "true"})
+    for answer in (deleted, made):
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "dry_run")
+    assert len((await keytoll.http.get(ALICE)).json()["data"]) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from keytoll.admission.cache import KeyCache
+from keytoll.admission.file import AdmissionsFile
+from keytoll.admission.holds import HoldBook
 from keytoll.core.pricing import Prices
 from keytoll.envoy.journal import JournalFollower
 from keytoll.metrics import Metrics
@@ -36,7 +38,13 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.cache = KeyCache(self.store)
-        self.settlement = Settlement(self.store, self.cache, clock=self.clock, metrics=self.metrics)
+        admissions = self.folder.parent / "admissions"
+        admissions.mkdir(exist_ok=True)
+        file = AdmissionsFile(admissions)
+        self.book = HoldBook(file, monotonic=lambda: self.clock() / 1_000_000)
+        self.settlement = Settlement(
+            self.store, cache=self.cache, book=self.book, clock=self.clock, metrics=self.metrics
+        )
         self.follower = JournalFollower(
             self.folder, store=self.store, settlement=self.settlement, clock=self.clock, metrics=self.metrics
         )
@@ -57,9 +65,11 @@ class Desk:
         assert value is not None
         return value
 
-    def restarted(self) -> "Desk":
+    async def restarted(self) -> "Desk":
         """Return a Keytoll started anew on the same store and journal."""
-        return Desk(self.store, self.folder, clock=self.clock)
+        desk = Desk(self.store, self.folder, clock=self.clock)
+        await desk.book.restore(self.store)
+        return desk
 
 
 @pytest.fixture
@@ -69,5 +79,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     folder.mkdir()
     store = await SqliteStore.open(tmp_path / "keytoll.db")
     await store.add_prices([PRICES])
-    yield Desk(store, folder)
+    desk = Desk(store, folder)
+    await desk.book.restore(store)
+    yield desk
     await store.close()

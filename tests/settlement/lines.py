@@ -23,6 +23,8 @@ def check(number: int, **changes: Any) -> dict[str, Any]:
         "price_id": PRICES.id,
         "admitted_at_us": str(NOW_US + number),
         "month": "2026-09",
+        "hold_nano": "1000000000",
+        "rates": "250 250 1000",
         **changes,
     }
 
@@ -36,6 +38,9 @@ def record(number: int, *, usage: dict[str, Any] | None = None, **changes: Any) 
         "ms": 250,
         "status": 200,
         "attempts": 1,
+        "received": 120,
+        "sent": 80,
+        "lua": None,
         "check": check(number),
         "usage": {"prompt_tokens": 10, "completion_tokens": number} if usage is None else usage,
         **changes,
@@ -69,5 +74,7 @@ def als_entry(number: int) -> HttpAccessLogEntry:
     common.start_time.FromMicroseconds(NOW_US)
     common.metadata.filter_metadata["envoy.filters.http.ext_authz"].update(check(number))
     common.metadata.filter_metadata["kt.usage"].update({"prompt_tokens": 10, "completion_tokens": number})
+    entry.request.request_body_bytes = 120
     entry.response.response_code.value = 200
+    entry.response.response_body_bytes = 80
     return entry

@@ -10,10 +10,11 @@ from keytoll.core.money import MAX_TOTAL_NANO
 from keytoll.core.pricing import Prices
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.entries import from_als, from_journal
+from keytoll.losses import LossDetector
 from keytoll.settlement import Logged
 from keytoll.store.base import Batch, Posted, StoreUnavailable
 from settlement.conftest import NOW_US, PRICES, Desk
-from settlement.lines import als_entry, als_message, charge, line
+from settlement.lines import als_entry, als_message, charge, decision, line
 
 
 def logged(number: int) -> Logged:
@@ -26,6 +27,7 @@ def test_journal_and_als_tell_the_same_entry() -> None:
     from_grpc = from_als(als_entry(5))
     assert from_grpc is not None
     assert from_grpc.entry == logged(5).entry
+    assert from_grpc.entry.request_bytes == 120
     assert from_grpc.entry.fingerprint == logged(5).entry.fingerprint
 
 
@@ -58,7 +60,7 @@ async def test_both_sources_at_once_charge_each_request_once(desk: Desk) -> None
 
 
 async def test_another_entry_under_the_same_decision_is_kept_out_and_counted(desk: Desk) -> None:
-    other = replace(logged(1), entry=replace(logged(1).entry, usage=usage_from({"prompt_tokens": 99_999})))
+    other = replace(logged(1), entry=replace(logged(1).entry, reported=usage_from({"prompt_tokens": 99_999})))
     await desk.settlement.post([logged(1)])
     posted = await desk.settlement.post([other])
     assert len(posted.conflicts) == 1
@@ -79,7 +81,9 @@ async def test_a_price_is_found_in_the_store_whatever_the_catalog_says_now(desk:
 async def test_a_charge_that_would_pass_64_bits_is_kept_out_and_the_others_count(desk: Desk) -> None:
     top = Prices(*[9_000_000_000_000_000_000] * 7)
     await desk.store.add_prices([top])
-    dear = [replace(logged(n).entry, price_id=top.id, usage=usage_from({"prompt_tokens": 1_000_000})) for n in (1, 2)]
+    dear = [
+        replace(logged(n).entry, price_id=top.id, reported=usage_from({"prompt_tokens": 1_000_000})) for n in (1, 2)
+    ]
     posted = await desk.settlement.post([Logged(dear[0], 0), logged(3), Logged(dear[1], 0)])
     assert MAX_TOTAL_NANO < 2 * 9_000_000_000_000_000_000
     assert [c.entry.decision_id for c in posted.charges] == [logged(3).entry.decision_id]
@@ -106,3 +110,63 @@ async def test_settlement_waits_while_the_store_is_away_and_then_posts_once(
     assert posted.repeated == 1
     assert await desk.charges() == [charge(1)]
     assert desk.metrics.registry.get_sample_value("keytoll_store_errors_total") == 2
+
+
+async def test_settling_a_request_ends_its_hold_and_its_spending_takes_the_holds_place(desk: Desk) -> None:
+    entry = logged(1).entry
+    desk.book.place(replace(entry, status=0, attempts=0, reported=None))
+    assert desk.book.of("key_1").in_all.count == 1
+    await desk.settlement.post([logged(1)])
+    assert desk.book.of("key_1").in_all.count == 0
+    assert len((await desk.restarted()).book) == 0
+
+
+async def test_a_decision_that_was_never_logged_is_unsettled_and_corrected_if_its_entry_comes_after_all(
+    desk: Desk,
+) -> None:
+    now_us, backlog_us = NOW_US, 0
+    desk.clock = lambda: now_us
+    desk = await desk.restarted()
+    desk.book.place(replace(logged(1).entry, status=0, attempts=0, reported=None))
+    losses = LossDetector(
+        book=desk.book,
+        settlement=desk.settlement,
+        longest_s=60,
+        clock=desk.clock,
+        read_past_us=lambda: now_us - backlog_us,
+        dead_before_us=lambda: 0,
+    )
+    await losses.sweep()
+    assert len(desk.book) == 1
+    now_us, backlog_us = now_us + 61_000_000, 10_000_000  # the journal holds more: it may stand there
+    await losses.sweep()
+    assert len(desk.book) == 1
+    backlog_us = 0
+    await losses.sweep()
+    assert len(desk.book) == 0
+    (lost,) = await desk.store.list_unsettled(after=None, limit=10, settled_later=False)
+    assert (lost.entry.decision_id, lost.amount_nano) == (decision(1), 0)
+    assert desk.metrics.registry.get_sample_value("keytoll_unsettled_decisions_total") == 1
+    (desk.folder / "journal.jsonl").write_bytes(line(1) + line(1))
+    await desk.catch_up()
+    assert await desk.charges() == [charge(1)]
+    assert await desk.store.list_unsettled(after=None, limit=10, settled_later=False) == []
+    assert await desk.store.count_unsettled() == 0
+
+
+async def test_what_the_envoy_of_a_request_took_with_it_is_found_as_soon_as_it_is_known_to_be_gone(desk: Desk) -> None:
+    for number in (1, 2):
+        desk.book.place(replace(logged(number).entry, status=0, attempts=0, reported=None))
+    await desk.settlement.post([logged(1)])
+    losses = LossDetector(
+        book=desk.book,
+        settlement=desk.settlement,
+        longest_s=3600,
+        clock=lambda: NOW_US + 10_000_000,
+        read_past_us=lambda: NOW_US + 10_000_000,
+        dead_before_us=lambda: NOW_US + 5_000_000,
+    )
+    await losses.sweep()
+    (lost,) = await desk.store.list_unsettled(after=None, limit=10, settled_later=False)
+    assert lost.entry.decision_id == decision(2)
+    assert len(desk.book) == 0

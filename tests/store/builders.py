@@ -6,7 +6,7 @@ from uuid import UUID
 
 from keytoll.core.ids import uuid7
 from keytoll.core.keys import Key, digest_of
-from keytoll.core.ledger import Charge, Entry, Measured, settle
+from keytoll.core.ledger import Charge, Entry, Measured, Reported, settle, unsettled
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota
 
@@ -58,8 +58,9 @@ def make_entry(
     admitted_at_us: int = NOW_US,
     status: int = 200,
     usage: Usage | None = USAGE,
+    output_told: bool = True,
 ) -> Entry:
-    """Return the entry of a new decision."""
+    """Return the entry of a new decision; `usage` is what its backend reported."""
     return Entry(
         decision_id=make_decision_id(),
         key_id=key_id,
@@ -71,7 +72,7 @@ def make_entry(
         month=month,
         status=status,
         attempts=1,
-        usage=usage,
+        reported=None if usage is None else Reported(usage, output_told=output_told),
     )
 
 
@@ -88,7 +89,13 @@ def make_charge(
     return replace(settle(entry, PRICES, settled_at_us=admitted_at_us + 5), amount_nano=amount_nano)
 
 
+def make_unsettled(charge: Charge) -> Charge:
+    """Return the row that gives up the charge's decision, with what was known at its admission."""
+    entry = replace(charge.entry, status=0, attempts=0, reported=None, request_bytes=0, answer_bytes=0, events=None)
+    return unsettled(entry, charge.prices, settled_at_us=charge.settled_at_us)
+
+
 def altered(charge: Charge, amount_nano: int = 999) -> Charge:
     """Return another entry under the same decision."""
     entry = replace(charge.entry, attempts=charge.entry.attempts + 1)
-    return Charge(charge.id, entry, charge.prices, charge.usage, Measured.REPORTED, amount_nano, charge.settled_at_us)
+    return replace(charge, entry=entry, measured=Measured.REPORTED, amount_nano=amount_nano)

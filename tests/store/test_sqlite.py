@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store.builders import NOW_US, altered, make_charge, make_key
+from store.builders import NOW_US, PRICES, altered, make_charge, make_key, make_unsettled
 
 from keytoll.core.quota import Totals
 from keytoll.store.base import Batch, ChargeQuery, Position, Rejected, StoreLocked, StoreTooNew, StoreUnavailable
@@ -121,7 +121,7 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
         path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
     )
     assert {strict for _, strict in tables} == {1}
-    assert len(tables) == 8
+    assert len(tables) == 10
     writer = sqlite._writer._connection  # nothing outside can tell how a connection is set
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA synchronous"))) == [(2,)]
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA journal_mode"))) == [("wal",)]
@@ -130,11 +130,48 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
 # --- what is kept ---
 
 
-@pytest.mark.parametrize("statement", ["UPDATE charges SET amount_nano = 0", "DELETE FROM charges"])
-async def test_the_ledger_is_append_only_for_anyone(path: Path, sqlite: SqliteStore, statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE charges SET amount_nano = 0",
+        "DELETE FROM charges",
+        "UPDATE price_versions SET from_us = 0",
+        "DELETE FROM price_versions",
+    ],
+)
+async def test_the_ledger_and_the_history_of_prices_are_append_only_for_anyone(
+    path: Path, sqlite: SqliteStore, statement: str
+) -> None:
     await sqlite.post(Batch([make_charge(5)]))
+    await sqlite.note_prices([("m", 1, PRICES)], NOW_US)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         _rows(path, statement)
+
+
+async def test_a_correction_refers_to_the_row_that_it_corrects(path: Path, sqlite: SqliteStore) -> None:
+    charge = make_charge(5)
+    gave_up = make_unsettled(charge)
+    await sqlite.post(Batch(unsettled=[gave_up]))
+    (correction,) = (await sqlite.post(Batch([charge, other := make_charge(7)]))).charges[:1]
+    kept = _rows(path, "SELECT id, kind, refers_to, amount_nano FROM charges ORDER BY seq")
+    assert kept == [
+        (gave_up.id, "unsettled", None, 0),
+        (correction.id, "correction", gave_up.id, 5),
+        (other.id, "charge", None, 7),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["unsettled", "charge", "correction"])
+async def test_no_decision_can_get_a_second_row_of_its_sort_whoever_writes_it(
+    path: Path, sqlite: SqliteStore, kind: str
+) -> None:
+    await sqlite.post(Batch(unsettled=[make_unsettled(charge := make_charge(0))]))
+    await sqlite.post(Batch([charge]))
+    columns = [row[1] for row in _rows(path, "PRAGMA table_info(charges)") if row[1] not in ("seq", "id", "kind")]
+    names = ", ".join(columns)
+    copy = f"INSERT INTO charges (id, kind, {names}) SELECT 'copy', '{kind}', {names} FROM charges"
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: index 'charges_decision'"):
+        _rows(path, f"{copy} WHERE (kind = 'correction') = ('{kind}' = 'correction') LIMIT 1")
 
 
 async def test_a_conflict_is_kept_once_however_often_it_comes(path: Path, sqlite: SqliteStore) -> None:
@@ -163,6 +200,7 @@ async def test_a_deleted_key_stays_as_a_row(path: Path, sqlite: SqliteStore) -> 
 
 # --- plans ---
 
+_unsettled = queries.list_unsettled
 _ALL, _OWNER, _KEY = ChargeQuery(), ChargeQuery(owner="o"), ChargeQuery(key_id="k")
 _PAGE = ChargeQuery(owner="o", since_us=1, after="c")
 _PLANS = {
@@ -175,7 +213,19 @@ _PLANS = {
     "keys": (queries.LIST_KEYS, "keys USING INDEX sqlite_autoindex_keys_1 (id>?)"),
     "keys of an owner": (queries.LIST_KEYS_OF_OWNER, "keys_of_owner (owner=? AND id>?)"),
     "key by digest": (queries.KEY_BY_DIGEST, "keys USING INDEX sqlite_autoindex_keys_2 (digest=?)"),
-    "known decisions": (queries.FINGERPRINTS, "charges_decision (decision_id=?)"),
+    "row by id": (queries.CHARGE, "charges USING INDEX sqlite_autoindex_charges_1 (id=?)"),
+    "open": (
+        _unsettled(after=None, settled_later=False),
+        "open_unsettled USING COVERING INDEX open_unsettled_admitted",
+    ),
+    "open, page": (_unsettled(after="c", settled_later=False), "open_unsettled_admitted (opened_at_us<?)"),
+    "unsettled": (_unsettled(after=None, settled_later=True), "charges USING INDEX charges_unsettled"),
+    "unsettled, page": (_unsettled(after="c", settled_later=True), "charges_unsettled (admitted_at_us<?)"),
+    "open, counted": (queries.COUNT_UNSETTLED, "SCAN open_unsettled"),
+    "rows of decisions": (queries.ROWS_OF_DECISIONS, "charges_decision (decision_id=?)"),
+    "settled decisions": (queries.SETTLED, "COVERING INDEX charges_decision (decision_id=?)"),
+    "history of prices": (queries.PRICE_HISTORY, "price_versions_of_model (model=?)"),
+    "prices noted last": (queries.NOTE_PRICES, "price_versions_of_model (model=? AND from_us=?)"),
     "totals": (queries.TOTALS, "PRIMARY KEY (subject=? AND month=?)"),
     "totals of an owner": (queries.OWNER_TOTALS, "PRIMARY KEY (subject=?)"),
 }
@@ -184,7 +234,8 @@ _PLANS = {
 @pytest.mark.parametrize("case", _PLANS)
 async def test_a_query_uses_its_index_and_sorts_nothing(path: Path, sqlite: SqliteStore, case: str) -> None:
     statement, index = _PLANS[case]
-    names = ("owner", "key_id", "since_us", "after", "limit", "id", "digest", "decision_ids", "accounts")
+    names = ["owner", "key_id", "since_us", "after", "limit", "id", "digest", "decision_ids", "accounts"]
+    names += ["model", "from_us", "price_id", "noted_at_us"]
     plan = _rows(path, f"EXPLAIN QUERY PLAN {statement}", dict.fromkeys(names, "[]"))
     details = [row[3] for row in plan]
     assert any(index in detail for detail in details), details

@@ -2,19 +2,20 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store.builders import NOW_US, PRICES, USAGE, altered, make_charge, make_entry, make_key, unique
+from store.builders import NOW_US, PRICES, USAGE, altered, make_charge, make_entry, make_key, make_unsettled, unique
 
-from keytoll.core.ledger import Charge, Measured, settle
+from keytoll.core.ledger import Charge, Entry, Kind, Measured, Rates, Reported, correction, settle
 from keytoll.core.money import MAX_TOTAL_NANO
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Totals
-from keytoll.store.base import Batch, ChargeQuery, Position, Posted, Rejected, Store, StoreUnavailable
+from keytoll.store.base import Batch, ChargeQuery, Position, Posted, PriceRecord, Rejected, Store, StoreUnavailable
 
 
 async def _totals(store: Store, key_id: str) -> Totals:
@@ -236,24 +237,189 @@ async def test_totals_are_the_sum_of_each_charge_once_whatever_is_repeated_and_i
         assert await store.owner_totals(owner) == expected
 
 
+# --- decisions that were given up ---
+
+
+async def test_a_decision_given_up_has_a_row_that_costs_nothing_and_is_no_charge(store: Store) -> None:
+    key = make_key()
+    await store.create_key(key)
+    gave_up = make_unsettled(make_charge(5, key_id=key.id))
+    posted = await store.post(Batch(unsettled=[gave_up], positions=[Position("a", 1)]))
+    assert posted == Posted(posted.revision, unsettled=(gave_up,))
+    assert await store.charge(gave_up.id) == gave_up
+    assert await store.list_charges(ChargeQuery()) == []
+    assert await _totals(store, key.id) == Totals()
+    assert await store.owner_totals(key.owner) == {}
+    assert await store.positions() == {"a": 1}
+    assert await store.count_unsettled() == 1
+
+
+async def test_an_entry_that_comes_after_its_decision_was_given_up_is_charged_as_a_correction(store: Store) -> None:
+    charge = make_charge(5)
+    gave_up = make_unsettled(charge)
+    before = await store.post(Batch(unsettled=[gave_up]))
+    posted = await store.post(Batch([charge]))
+    corrected = correction(charge)
+    totals = {charge.entry.key_id: Totals(5, {"2026-09": 5})}
+    assert posted == Posted(posted.revision, (corrected,), totals=totals)
+    assert posted.revision > before.revision
+    assert await store.list_charges(ChargeQuery()) == [corrected]
+    assert await store.charge(corrected.id) == corrected
+    assert await store.charge(gave_up.id) == gave_up
+    assert await store.charge(charge.id) is None
+    assert await store.owner_totals("users/alice") == {"2026-09": 5}
+    assert await store.count_unsettled() == 0
+
+
+async def test_after_a_correction_the_same_entry_has_no_effect_and_another_one_is_kept_out(store: Store) -> None:
+    charge = make_charge(5)
+    await store.post(Batch(unsettled=[make_unsettled(charge)]))
+    first = await store.post(Batch([charge, charge, altered(charge)]))
+    assert (first.charges, first.repeated, first.conflicts) == ((correction(charge),), 1, (altered(charge),))
+    second = await store.post(Batch([charge, altered(charge), *first.charges], unsettled=[make_unsettled(charge)]))
+    assert second == Posted(first.revision, repeated=2, conflicts=(altered(charge),))
+    assert await store.owner_totals("users/alice") == {"2026-09": 5}
+
+
+async def test_a_decision_that_has_a_row_is_not_given_up(store: Store) -> None:
+    charged, gave_up = make_charge(5), make_unsettled(make_charge())
+    first = await store.post(Batch([charged], unsettled=[gave_up, gave_up]))
+    assert first.unsettled == (gave_up,)
+    again = await store.post(Batch(unsettled=[make_unsettled(charged), gave_up]))
+    assert again == Posted(first.revision)
+    assert await store.count_unsettled() == 1
+
+
+async def test_a_charge_wins_over_giving_up_its_decision_in_the_same_batch(store: Store) -> None:
+    charge = make_charge(5)
+    posted = await store.post(Batch([charge], unsettled=[make_unsettled(charge)]))
+    assert (posted.charges, posted.unsettled) == ((charge,), ())
+    assert await store.charge(charge.id) == charge
+    assert await store.count_unsettled() == 0
+
+
+async def test_giving_up_and_charging_one_decision_at_once_charges_it_once(store: Store) -> None:
+    """As when the entry comes at the very moment that its decision is given up."""
+    charges = [make_charge(1) for _ in range(30)]
+    batches = [batch for c in charges for batch in (Batch(unsettled=[make_unsettled(c)]), Batch([c]), Batch([c]))]
+    random.Random(1).shuffle(batches)
+    posted = await asyncio.gather(*map(store.post, batches))
+    assert sum(len(result.charges) for result in posted) == sum(result.repeated for result in posted) == 30
+    assert await store.owner_totals("users/alice") == {"2026-09": 30}
+    assert await store.count_unsettled() == 0
+    listed = await store.list_charges(ChargeQuery())
+    given_up = {row.entry.decision_id for result in posted for row in result.unsettled}
+    corrected = {charge.entry.decision_id for charge in listed if charge.kind is Kind.CORRECTION}
+    assert corrected == given_up != set()
+    assert len(listed) == 30
+
+
+async def test_a_batch_beyond_64_bits_gives_up_nothing(store: Store) -> None:
+    gave_up = make_unsettled(make_charge())
+    with pytest.raises(OverflowError):
+        await store.post(Batch([make_charge(MAX_TOTAL_NANO + 1)], unsettled=[gave_up]))
+    assert (await store.charge(gave_up.id), await store.count_unsettled()) == (None, 0)
+
+
+async def test_rows_of_the_wrong_kind_are_refused() -> None:
+    charge = make_charge()
+    with pytest.raises(ValueError, match="no charge"):
+        Batch([make_unsettled(charge)])
+    with pytest.raises(ValueError, match="of that kind"):
+        Batch(unsettled=[charge])
+    with pytest.raises(ValueError, match="amount 0"):
+        Batch(unsettled=[replace(make_unsettled(charge), amount_nano=1)])
+
+
+async def test_unsettled_rows_are_listed_newest_admission_first_the_open_ones_or_all(store: Store) -> None:
+    charges = [make_charge(admitted_at_us=NOW_US + n) for n in (3, 1, 4, 0, 2)]
+    await store.post(Batch([make_charge()], unsettled=[make_unsettled(charge) for charge in charges]))
+    await store.post(Batch([charges[2], charges[3]]))
+    every = sorted(map(make_unsettled, charges), key=lambda row: -row.entry.admitted_at_us)
+    assert await store.list_unsettled(after=None, limit=9, settled_later=True) == every
+    assert await store.list_unsettled(after=None, limit=9, settled_later=False) == every[1:4]
+    assert await store.list_unsettled(after=None, limit=0, settled_later=True) == []
+    assert await store.list_unsettled(after="uns_unknown", limit=9, settled_later=True) == []
+    assert await store.count_unsettled() == 3
+
+
+@pytest.mark.parametrize("settled_later", [True, False])
+async def test_pages_hold_every_unsettled_row_once_also_when_their_last_is_corrected(
+    store: Store, settled_later: bool
+) -> None:
+    charges = [make_charge(admitted_at_us=NOW_US + n // 3) for n in range(8)]
+    by_decision = {charge.entry.decision_id: charge for charge in charges}
+    await store.post(Batch(unsettled=[make_unsettled(charge) for charge in charges]))
+    everything = await store.list_unsettled(after=None, limit=100, settled_later=settled_later)
+    pages: list[Charge] = []
+    after = None
+    while page := await store.list_unsettled(after=after, limit=3, settled_later=settled_later):
+        pages += page
+        after = page[-1].id
+        await store.post(Batch([by_decision[page[-1].entry.decision_id]]))
+    assert pages == everything
+    assert len(pages) == 8
+
+
+async def test_decisions_with_a_row_of_any_kind_are_told_from_those_without(store: Store) -> None:
+    charged, gave_up, corrected, unknown = (make_charge() for _ in range(4))
+    await store.post(Batch([charged], unsettled=[make_unsettled(gave_up), make_unsettled(corrected)]))
+    await store.post(Batch([corrected]))
+    asked = [charge.entry.decision_id for charge in (charged, gave_up, corrected, unknown)]
+    assert await store.settled(asked * 700) == set(asked[:3])
+    assert await store.settled([]) == set()
+
+
 # --- reading ---
 
 
 @pytest.mark.parametrize("status", [200, 0, 429, 502])
 @pytest.mark.parametrize("usage", [USAGE, Usage(), None])
-async def test_a_charge_reads_back_exactly_as_it_was_posted(store: Store, status: int, usage: Usage | None) -> None:
-    charge = settle(make_entry(status=status, usage=usage), PRICES, settled_at_us=NOW_US + 1)
+@pytest.mark.parametrize("output_told", [True, False])
+@pytest.mark.parametrize("events", [None, 0, 7])
+async def test_a_charge_reads_back_exactly_as_it_was_posted(
+    store: Store, status: int, usage: Usage | None, output_told: bool, events: int | None
+) -> None:
+    entry = make_entry(status=status, usage=usage, output_told=output_told)
+    entry = replace(entry, events=events, request_bytes=1001, answer_bytes=2002)
+    charge = settle(entry, PRICES, settled_at_us=NOW_US + 1)
     await store.post(Batch([charge]))
     (found,) = await store.list_charges(ChargeQuery())
-    assert found == charge
+    assert found == charge == await store.charge(charge.id)
     assert found.entry.fingerprint == charge.entry.fingerprint
 
 
-async def test_a_charge_measured_otherwise_than_its_entry_reads_back_exactly(store: Store) -> None:
-    charge = settle(make_entry(usage=None), PRICES, settled_at_us=NOW_US + 1)
-    odd = replace(charge, usage=USAGE, measured=Measured.REPORTED)
-    await store.post(Batch([odd]))
-    assert await store.list_charges(ChargeQuery()) == [odd]
+_COUNTS = st.integers(0, 2**63 - 1)
+_USAGES = st.builds(Usage, *[_COUNTS] * len(fields(Usage)))
+_ENTRIES = st.builds(
+    replace,
+    st.builds(make_entry),
+    endpoint=st.text(st.characters(codec="utf-8")),
+    status=_COUNTS,
+    attempts=_COUNTS,
+    reported=st.none() | st.builds(Reported, _USAGES, output_told=st.booleans()),
+    request_bytes=_COUNTS,
+    answer_bytes=_COUNTS,
+    events=st.none() | _COUNTS,
+    hold_nano=st.none() | _COUNTS,
+    rates=st.builds(Rates, _COUNTS, _COUNTS, _COUNTS),
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entry=_ENTRIES, usage=_USAGES, charged_as_reported=st.booleans(), measured=st.sampled_from(Measured))
+async def test_every_fact_of_a_row_reads_back_exactly(
+    store: Store, entry: Entry, usage: Usage, charged_as_reported: bool, measured: Measured
+) -> None:
+    if charged_as_reported and entry.reported is not None:
+        usage = entry.reported.usage
+    charge = replace(make_charge(7), id=unique("chg_"), entry=entry, usage=usage, measured=measured)
+    await store.post(Batch([charge]))
+    assert await store.charge(charge.id) == charge
+
+
+async def test_a_row_that_is_unknown_is_none(store: Store) -> None:
+    assert await store.charge("chg_unknown") is None
 
 
 async def test_charges_are_listed_by_admission_newest_first_whatever_the_order_of_posting(store: Store) -> None:
@@ -304,6 +470,27 @@ async def test_prices_read_back_exactly_and_a_version_stays_as_it_is(store: Stor
     assert await store.prices(PRICES.id) == PRICES
     assert await store.prices(distinct.id) == distinct
     assert await store.prices("price_unknown") is None
+
+
+async def test_prices_are_noted_by_model_and_instant_and_kept_as_versions(store: Store) -> None:
+    dearer = replace(PRICES, request=PRICES.request + 1)
+    await store.note_prices([("m", 0, PRICES), ("m", NOW_US, dearer), ("other", 5, dearer)], NOW_US)
+    assert await store.price_history("m") == [(0, PRICES.id, NOW_US), (NOW_US, dearer.id, NOW_US)]
+    assert await store.price_history("other") == [PriceRecord(from_us=5, price_id=dearer.id, noted_at_us=NOW_US)]
+    assert await store.price_history("unknown") == []
+    assert (await store.prices(PRICES.id), await store.prices(dearer.id)) == (PRICES, dearer)
+
+
+async def test_prices_are_noted_again_only_where_they_differ_from_what_was_noted_last(store: Store) -> None:
+    dearer = replace(PRICES, request=PRICES.request + 1)
+    for at_us, prices in enumerate([PRICES, PRICES, dearer, dearer, PRICES], start=1):
+        await store.note_prices([("m", 7, prices), ("m", 7, prices), ("m", 3, PRICES)], at_us)
+    assert await store.price_history("m") == [
+        (3, PRICES.id, 1),
+        (7, PRICES.id, 1),
+        (7, dearer.id, 3),
+        (7, PRICES.id, 5),
+    ]
 
 
 async def test_a_position_is_the_last_that_was_posted_also_a_smaller_one(store: Store) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keytoll.catalog import MAX_FILE_BYTES, Catalog, CatalogError, load_catalog
+from keytoll.core.expiry import format_timestamp
 
 SHIPPED = Path(__file__).parents[2] / "keytoll.yaml"
 GOOD = """\
@@ -52,16 +53,20 @@ def test_the_shipped_catalog_offers_the_demo_models() -> None:
     offer = catalog.offers["Qwen2.5-72B-Instruct"]
     assert (offer.pool, offer.upstream_model, offer.retries) == ("model/Qwen2.5-72B-Instruct", "demo-chat", 0)
     assert (offer.context_length, offer.maximum_output) == (131_072, 8_192)
-    assert (offer.prices.input, offer.prices.cached_input, offer.prices.output) == (4 * 10**9, 10**9, 12 * 10**9)
+    [version] = offer.prices
+    prices = version.prices
+    assert (version.id, prices.input, prices.cached_input, prices.output) == (prices.id, 4 * 10**9, 10**9, 12 * 10**9)
     assert catalog.offers["bge-m3"].upstream_model == "demo-embedding"
 
 
 def test_what_is_left_out_has_its_documented_default(path: Path) -> None:
     model = load(path, GOOD).models["org/Model-1.5"]
-    prices, backend = model.prices, model.backends[0]
+    [version], backend = model.prices, model.backends[0]
+    prices = version.prices
     assert (prices.cached_input, prices.cache_write, prices.audio_input) == (prices.input,) * 3
     assert (prices.audio_output, prices.request) == (prices.output, 0)
     assert (model.maximum_output, model.running_usage) == (1000, False)
+    assert (model.template_tokens, model.reasoning_beyond, model.takes_media) == (256, 0, False)
     assert (backend.model, backend.credential) == ("org/Model-1.5", None)
     assert (backend.priority, backend.weight, backend.base_path) == (0, 1, "/v1")
 
@@ -78,7 +83,7 @@ def test_what_is_left_out_has_its_documented_default(path: Path) -> None:
 )
 def test_a_price_is_exactly_what_is_written(path: Path, text: str, nano: int) -> None:
     """No float comes between: 8999999999.999999999 has no exact one."""
-    assert load(path, changed("4.00", text)).models["org/Model-1.5"].prices.input == nano
+    assert load(path, changed("4.00", text)).models["org/Model-1.5"].prices[0].prices.input == nano
 
 
 @pytest.mark.parametrize(
@@ -94,6 +99,80 @@ def test_a_model_without_a_price_is_refused(path: Path) -> None:
     assert problem.startswith("4: models.org/Model-1.5.price: missing")
     [problem] = problems(path, changed(", output: 12", ""))
     assert problem == "6: models.org/Model-1.5.price.output: missing"
+
+
+def priced(*versions: str) -> str:
+    """Return a catalog whose price is a list, from line 7 on, one version a line."""
+    listed = "".join(f"    - {{{version}, output: 12}}\n" for version in versions)
+    return changed("    price: {input: 4.00, output: 12}\n", f"    price:\n{listed}")
+
+
+def test_of_several_prices_the_one_in_force_at_the_admission_applies(path: Path) -> None:
+    """To the microsecond; a date is its midnight in the billing zone, and what has no `from` applies from ever on."""
+    text = priced("input: 1", "from: 2030-01-01, input: 2", "from: 2030-01-01T00:00:00Z, input: 3")
+    offer = load(path, text).offers["org/Model-1.5"]
+    second_us, third_us = 1_893_427_200_000_000, 1_893_456_000_000_000
+
+    def input_at(at_us: int) -> int:
+        version = offer.prices_at(at_us)
+        assert version.id == version.prices.id
+        return version.prices.input // 10**9
+
+    assert [version.from_us for version in offer.prices] == [0, second_us, third_us]
+    assert [input_at(at_us) for at_us in (0, second_us - 1, second_us, third_us - 1, third_us)] == [1, 1, 2, 2, 3]
+
+
+def test_a_first_price_with_a_date_applies_before_it_too(path: Path) -> None:
+    """There is never a model without a price."""
+    offer = load(path, priced("from: 2030-01-01, input: 1", "from: 2031-01-01, input: 2")).offers["org/Model-1.5"]
+    assert offer.prices_at(0).prices.input == 10**9
+
+
+@pytest.mark.parametrize(
+    ("zone", "date", "instant"),
+    [
+        ("Asia/Shanghai", "2030-01-01", "2029-12-31T16:00:00Z"),
+        ("America/New_York", "2027-03-14", "2027-03-14T05:00:00Z"),
+        ("America/New_York", "2027-03-15", "2027-03-15T04:00:00Z"),
+    ],
+)
+def test_a_prices_date_is_local_midnight_also_beside_a_clock_change(
+    path: Path, zone: str, date: str, instant: str
+) -> None:
+    text = priced("input: 1", f"from: {date}, input: 2").replace("Asia/Shanghai", zone)
+    assert format_timestamp(load(path, text).models["org/Model-1.5"].prices[1].from_us) == instant
+
+
+def test_a_model_may_have_fifty_prices_and_no_more(path: Path) -> None:
+    versions = [f"from: {1971 + number}-01-01, input: {number}" for number in range(50)]
+    assert len(load(path, priced(*versions)).models["org/Model-1.5"].prices) == 50
+    [problem] = problems(path, priced("input: 1", *versions))
+    assert problem == "6: models.org/Model-1.5.price: must be a price, or a list of 1 to 50"
+
+
+@pytest.mark.parametrize("written", ["soon", "30d", "2030", "2030-02-30", "2030-01-01T08:00", "2030-1-1", "''", "null", "1969-12-31", "9999-12-31T00:00:00Z"])  # fmt: skip
+def test_a_from_that_is_no_instant_is_refused(path: Path, written: str) -> None:
+    [problem] = problems(path, priced("input: 1", f"from: {written}, input: 2"))
+    assert problem.startswith("8: models.org/Model-1.5.price[1].from: must be a date after 1970 such as")
+
+
+@pytest.mark.parametrize(
+    ("versions", "problem"),
+    [
+        (("input: 1", "input: 2"), "8: models.org/Model-1.5.price[1].from: missing"),
+        (("from: 2030-01-02, input: 1", "from: 2030-01-01, input: 2"), "8: models.org/Model-1.5.price[1].from: must be later"),
+        (("from: 2030-01-01, input: 1", "from: 2030-01-01T00:00:00+08:00, input: 2"), "8: models.org/Model-1.5.price[1].from: must be later"),
+        (("input: 1", "from: 2030-01-01, inputs: 2"), "8: models.org/Model-1.5.price[1].input: missing"),
+        (("input: 1", "From: 2030-01-01, input: 2"), "8: models.org/Model-1.5.price[1].from: missing"),
+        (("input: 1", "from: 2030-01-01, input: -2"), "8: models.org/Model-1.5.price[1].input: must be a decimal amount"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_list_of_prices_is_told_with_its_line_and_place(
+    path: Path, versions: tuple[str, ...], problem: str
+) -> None:
+    first, *more = problems(path, priced(*versions))
+    assert first.startswith(problem)
+    assert all("unknown field" in each for each in more)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +191,15 @@ def test_a_model_without_a_price_is_refused(path: Path) -> None:
         ("context_length: 1000", "context_length: -5", "5: models.org/Model-1.5.context_length: must be a whole"),
         ("context_length: 1000", "context_length:", "5: models.org/Model-1.5.context_length: must be a whole"),
         ("    price", "    running_usage: yes\n    price", "6: models.org/Model-1.5.running_usage: must be true or false"),
+        ("    price", "    takes_media: 1\n    price", "6: models.org/Model-1.5.takes_media: must be true or false"),
+        ("    price", "    template_tokens: -1\n    price", "6: models.org/Model-1.5.template_tokens: must be a whole number from 0"),
+        ("    price", "    reasoning_beyond: some\n    price", "6: models.org/Model-1.5.reasoning_beyond: must be a whole number from 0"),
         ("    price", "    maximum_output: 1001\n    price", "6: models.org/Model-1.5.maximum_output: must be at most"),
         ("org/Model-1.5", "'a b'", "4: models.a b: must be a name of up to 128"),
         ("org/Model-1.5", "/x", "4: models./x: must be a name of up to 128"),
+        ("{input: 4.00, output: 12}", "{from: 2030-01-01, input: 4, output: 12}", "6: models.org/Model-1.5.price.from: is for a list of prices"),
+        ("{input: 4.00, output: 12}", "[]", "6: models.org/Model-1.5.price: must be a price, or a list of 1 to 50"),
+        ("{input: 4.00, output: 12}", "[4]", "6: models.org/Model-1.5.price[0]: must have fields, each as `name: value`"),
         ("{input: 4.00, output: 12}", "4", "6: models.org/Model-1.5.price: must have fields, each as `name: value`"),
         ("output: 12", "output: 12, input: 5", "6: models.org/Model-1.5.price.input: is given twice, first on line 6"),
         ("output: 12", "output: 12, cached: 5", "6: models.org/Model-1.5.price.cached: unknown field"),
@@ -249,8 +334,18 @@ def test_priorities_are_the_order_of_fallback(path: Path) -> None:
 def test_the_version_follows_what_is_said_and_not_how(path: Path) -> None:
     version = load(path, GOOD).version
     assert load(path, "# a comment\n" + GOOD.replace("4.00", "4.0")).version == version
-    for old, new in (("4.00", "4.01"), ("vllm", "other"), ("Shanghai", "Tokyo"), ("CNY", "USD"), ("1000", "1001")):
+    for old, new in (
+        ("4.00", "4.01"),
+        ("vllm", "other"),
+        ("Shanghai", "Tokyo"),
+        ("CNY", "USD"),
+        ("1000", "1001"),
+        ("    price", "    takes_media: true\n    price"),
+    ):
         assert load(path, changed(old, new)).version != version
+    listed, dated = priced("input: 4.00"), priced("input: 4.00", "from: 2030-01-01, input: 4")
+    assert load(path, listed).version == version
+    assert load(path, dated).version != version
 
 
 def test_an_alias_repeats_a_whole_value_and_merge_keys_are_refused(path: Path) -> None:

@@ -1,8 +1,10 @@
 """Check, from the bytes of a CheckRequest to the bytes of a CheckResponse, on a real store."""
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,11 +14,14 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
+from keytoll.admission.bodies import MAX_LARGE_BODIES, LargeBodies
 from keytoll.admission.cache import KeyCache
+from keytoll.admission.file import AdmissionsFile
+from keytoll.admission.holds import HoldBook
 from keytoll.core.decision import Reason, Rules
 from keytoll.core.keys import Key, digest_of, mint_secret
 from keytoll.core.months import Calendar
-from keytoll.core.offer import Offer
+from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Quota, QuotaKind
 from keytoll.envoy.check import CheckHandler
@@ -26,12 +31,18 @@ from keytoll.store.sqlite import SqliteStore
 
 NOW_US = 1_790_000_000_123_456
 PRICES = Prices(input=1, output=1, cached_input=1, cache_write=1, audio_input=1, audio_output=1)
-OFFERS = {
-    "m": Offer("m", "model/m", PRICES, PRICES.id, 1, "up", running_usage=True, context_length=9, maximum_output=9),
-    "mixed": Offer(
-        "mixed", "model/mixed", PRICES, "p", 0, None, running_usage=False, context_length=9, maximum_output=9
-    ),
-}
+M = Offer(
+    model="m",
+    pool="model/m",
+    prices=(PriceVersion(0, PRICES, PRICES.id),),
+    retries=1,
+    upstream_model="up",
+    running_usage=True,
+    context_length=1000,
+    maximum_output=100,
+)
+MIXED = replace(M, model="mixed", pool="model/mixed", retries=0, upstream_model=None, running_usage=False)
+OFFERS = {"m": M, "mixed": MIXED}
 SECRET = mint_secret(bytes(range(32)))
 KEY = Key("key_1", "users/alice", "España 🚀", digest_of(SECRET), SECRET[-4:], Quota(), None, 0)
 
@@ -39,13 +50,24 @@ KEY = Key("key_1", "users/alice", "España 🚀", digest_of(SECRET), SECRET[-4:]
 @dataclass
 class Bench:
     store: SqliteStore
+    file: AdmissionsFile
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.cache = KeyCache(self.store)
+        self.bodies = LargeBodies(monotonic=lambda: 0.0)
+        self.book = HoldBook(self.file, monotonic=lambda: 0.0, on_end=self.bodies.end)
+        self.obstacle: str | None = None
         rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", OFFERS)
         self.handler = CheckHandler(
-            self.cache, rules=lambda: rules, clock=lambda: NOW_US, random=bytes, metrics=self.metrics
+            self.cache,
+            book=self.book,
+            bodies=self.bodies,
+            rules=lambda: rules,
+            clock=lambda: NOW_US,
+            random=os.urandom,
+            metrics=self.metrics,
+            obstacle=lambda: self.obstacle,
         )
 
     async def check(self, **asked: Any) -> CheckResponse:
@@ -59,11 +81,12 @@ def request(
     facts: dict[str, Any] | None = None,
     kind: str = "full",
     path: str = "/v1/chat/completions",
+    method: str = "POST",
     **headers: str,
 ) -> bytes:
     message = CheckRequest()
     http = message.attributes.request.http
-    http.method, http.path = "POST", path
+    http.method, http.path = method, path
     http.headers["content-type"] = "application/json"
     http.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     if authorization is not None:
@@ -78,7 +101,9 @@ def request(
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     store = await SqliteStore.open(tmp_path / "keytoll.db")
     await store.create_key(KEY)
-    yield Bench(store)
+    file = AdmissionsFile(tmp_path)
+    file.open()
+    yield Bench(store, file)
     await store.close()
 
 
@@ -100,6 +125,8 @@ async def test_an_admitted_request_carries_all_that_settlement_and_the_data_plan
         "price_id": PRICES.id,
         "admitted_at_us": str(NOW_US),
         "month": "2026-09",
+        "hold_nano": "1",
+        "rates": "250 250 1000",
         "pool": "model/m",
         "retries": 1,
         "body": "json",
@@ -215,3 +242,96 @@ async def test_garbage_is_an_error_of_the_transport(bench: Bench) -> None:
 def test_every_reason_is_a_series_from_the_start() -> None:
     sample = Metrics().registry.get_sample_value
     assert {sample("keytoll_decisions_total", {"reason": reason.value}) for reason in Reason} == {0.0}
+
+
+async def test_an_admitted_request_is_held_before_it_is_answered_and_let_go_if_nobody_got_the_answer(
+    bench: Bench,
+) -> None:
+    await bench.check()
+    answer = bench.handler(request(content_length="90"))
+    assert isinstance(answer, bytes)
+    assert bench.book.of("key_1").in_all.count == 2
+    bench.handler.void(answer)
+    assert bench.book.of("key_1").in_all.count == 1
+    bench.handler.void(bench.handler(request(path="/v1/nowhere")))  # type: ignore[arg-type]  # a refusal holds nothing
+    assert bench.book.of("key_1").in_all.count == 1
+
+
+async def test_a_read_is_let_through_by_its_keys_id_and_holds_nothing(bench: Bench) -> None:
+    answer = await bench.check(path="/v1/models/m", method="GET", facts={})
+    assert [(h.header.key, h.header.value) for h in answer.ok_response.headers] == [("x-kt-key-id", "key_1")]
+    assert metadata(answer) == {"pool": "keytoll_api", "retries": 0, "body": "none"}
+    assert len(bench.book) == 0
+
+
+async def limited(bench: Bench, limit_nano: int = 1) -> None:
+    await bench.store.update_key(replace(KEY, quota=Quota(QuotaKind.TOTAL, limit_nano)))
+
+
+async def test_a_request_beside_one_that_holds_the_rest_waits_a_moment_for_it(bench: Bench) -> None:
+    """A caller who asks one thing after another, whose last answer is still on its way through the journal."""
+    await limited(bench)
+    first = metadata(await bench.check())
+    waiting = asyncio.ensure_future(bench.check())
+    while not bench.book.waiting("key_1"):
+        await asyncio.sleep(0)
+    bench.book.end([UUID(first["decision_id"])])
+    assert (await waiting).status.code == 0
+
+
+async def test_a_request_that_finds_no_room_in_time_is_told_to_come_again(bench: Bench) -> None:
+    await limited(bench)
+    await bench.check()
+    denied = (await bench.check()).denied_response
+    headers = {h.header.key: h.header.value for h in denied.headers}
+    assert (denied.status.code, headers["retry-after"]) == (429, "1")
+    assert json.loads(denied.body)["error"]["code"] == "rate_limit_exceeded"
+    assert len(bench.book) == 1
+
+
+async def test_only_a_few_wait_and_the_others_are_told_at_once(bench: Bench) -> None:
+    await limited(bench)
+    await bench.check()
+    answers = [bench.handler(request()) for _ in range(30)]
+    assert sum(not isinstance(answer, bytes) for answer in answers) == 30  # none has begun to wait yet
+    running = [asyncio.ensure_future(answer) for answer in answers if not isinstance(answer, bytes)]
+    await asyncio.sleep(0)
+    assert isinstance(bench.handler(request()), bytes)
+    await asyncio.gather(*running)
+
+
+async def test_a_key_that_is_deleted_while_its_request_waits_is_refused(bench: Bench) -> None:
+    await limited(bench)
+    first = metadata(await bench.check())
+    waiting = asyncio.ensure_future(bench.check())
+    while not bench.book.waiting("key_1"):
+        await asyncio.sleep(0)
+    await bench.store.delete_key("key_1", deleted_at_us=NOW_US)
+    bench.cache.forget(KEY.digest)
+    bench.book.end([UUID(first["decision_id"])])
+    assert (await waiting).denied_response.status.code == 401
+
+
+async def test_what_cannot_be_recorded_is_not_admitted(bench: Bench) -> None:
+    bench.obstacle = "the disk is full"
+    denied = (await bench.check()).denied_response
+    assert denied.status.code == 503
+    assert "disk" not in denied.body
+    bench.obstacle = None
+    bench.file.close()
+    bench.file._fd = -1
+    assert (await bench.check()).denied_response.status.code == 503
+    assert len(bench.book) == 0
+
+
+async def test_a_key_may_have_only_so_many_large_bodies_under_way(bench: Bench) -> None:
+    for number in range(MAX_LARGE_BODIES):
+        assert (await bench.check(kind="key", x_request_id=f"r{number}")).status.code == 0
+    denied = (await bench.check(kind="key", x_request_id="more")).denied_response
+    assert denied.status.code == 429
+    decided = metadata(await bench.check(x_request_id="r0"))
+    await bench.check(x_request_id="r1", facts={"model": "nope"})  # refused by its body: it is not under way any more
+    assert (await bench.check(kind="key", x_request_id="in its place")).status.code == 0
+    assert (await bench.check(kind="key", x_request_id="more")).denied_response.status.code == 429
+    bench.book.end([UUID(decided["decision_id"])])
+    assert (await bench.check(kind="key", x_request_id="more")).status.code == 0

@@ -15,37 +15,53 @@ from keytoll.core.decision import (
     MAX_BODY_BYTES,
     UNAVAILABLE,
     UNKNOWN_KEY,
+    Account,
     Admission,
     Denial,
+    Read,
     Reason,
     Request,
     Rules,
     decide,
     decide_by_headers,
 )
+from keytoll.core.endpoints import ENDPOINTS
+from keytoll.core.holds import KeyHolds
 from keytoll.core.keys import Key
 from keytoll.core.months import Calendar, to_us
-from keytoll.core.offer import Offer
+from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Quota, QuotaKind, Totals
 
 PRICES = Prices(input=1, output=1, cached_input=1, cache_write=1, audio_input=1, audio_output=1)
-OFFER = Offer("m", "model/m", PRICES, PRICES.id, 0, "up", running_usage=False, context_length=10, maximum_output=10)
+OFFER = Offer(
+    model="m",
+    pool="model/m",
+    prices=(PriceVersion(0, PRICES, PRICES.id),),
+    retries=0,
+    upstream_model="up",
+    running_usage=False,
+    context_length=1000,
+    maximum_output=100,
+)
 RULES = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {"m": OFFER})
 NOW_US = to_us(datetime(2026, 11, 25, 12, tzinfo=UTC))
 KEY = Key("key_1", "users/alice", "production", b"", "7f2a", Quota(), None, 0)
 REQUEST = Request("POST", "/v1/chat/completions", "application/json", 100, {"model": "m"})
 
 
-def judged(request: Request = REQUEST, *, key: Key = KEY, totals: Totals | None = None) -> Admission | Denial:
-    return decide(key=key, totals=totals or Totals(), request=request, rules=RULES, now_us=NOW_US)
+def judged(
+    request: Request = REQUEST, *, key: Key = KEY, totals: Totals | None = None, holds: KeyHolds | None = None
+) -> Admission | Read | Denial:
+    account = Account(key, totals or Totals(), holds or KeyHolds())
+    return decide(account=account, request=request, rules=RULES, now_us=NOW_US)
 
 
 def asking(**facts: Any) -> Request:
     return replace(REQUEST, facts={"model": "m", **facts})
 
 
-def denied(verdict: Admission | Denial | None) -> Denial:
+def denied(verdict: Admission | Read | Denial | None) -> Denial:
     assert isinstance(verdict, Denial)
     return verdict
 
@@ -210,7 +226,7 @@ def test_the_checks_run_in_the_order_of_the_error_contract() -> None:
 
 def test_headers_alone_judge_all_that_headers_tell_and_nothing_of_the_body() -> None:
     def by_headers(request: Request, key: Key = KEY) -> Denial | None:
-        return decide_by_headers(key=key, totals=Totals(), request=request, rules=RULES, now_us=NOW_US)
+        return decide_by_headers(account=Account(key), request=request, rules=RULES, now_us=NOW_US)
 
     bare = replace(REQUEST, facts={})
     assert by_headers(bare) is None
@@ -240,4 +256,69 @@ def test_every_refusal_has_openais_shape_and_says_whether_a_retry_helps(reason: 
 
 def test_only_an_outage_may_be_retried() -> None:
     assert [denial.status for denial in (MALFORMED_KEY, UNKNOWN_KEY, UNAVAILABLE)] == [401, 401, 503]
-    assert {reason for reason, answer in ANSWERS.items() if answer.retry} == {Reason.UNAVAILABLE}
+    assert {reason for reason, answer in ANSWERS.items() if answer.retry} == {
+        Reason.UNAVAILABLE,
+        Reason.QUOTA_HELD,
+        Reason.TOO_MANY_LARGE,
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/v1/models/org/name"])
+def test_a_read_needs_a_key_that_lives_and_nothing_else(path: str) -> None:
+    request = Request("GET", path, "", None, {})
+    spent = replace(KEY, quota=Quota(QuotaKind.TOTAL, 0))
+    assert judged(request, key=spent) == Read(spent, ENDPOINTS["/v1/models"])
+    assert denied(judged(request, key=replace(KEY, expires_at_us=1))).reason is Reason.EXPIRED_KEY
+    denial = denied(judged(replace(request, method="POST")))
+    assert (denial.reason, denial.headers["allow"]) == (Reason.METHOD_NOT_ALLOWED, "GET")
+
+
+def test_a_form_is_taken_where_the_endpoint_takes_one_and_nowhere_else() -> None:
+    form = replace(REQUEST, path="/v1/audio/transcriptions", content_type="multipart/form-data; boundary=x")
+    assert isinstance(judged(form), Admission)
+    assert denied(judged(replace(form, content_type="application/json"))).reason is Reason.BAD_BODY
+    assert denied(judged(replace(form, path="/v1/chat/completions"))).reason is Reason.BAD_BODY
+
+
+def test_a_price_applies_from_its_date_on() -> None:
+    dearer = PriceVersion(NOW_US, replace(PRICES, input=9), "price_dearer")
+    offer = replace(OFFER, prices=(*OFFER.prices, dearer))
+    for now_us, price in ((NOW_US - 1, OFFER.prices[0]), (NOW_US, dearer), (NOW_US + 1, dearer), (-1, OFFER.prices[0])):
+        verdict = decide(
+            account=Account(KEY), request=REQUEST, rules=replace(RULES, offers={"m": offer}), now_us=now_us
+        )
+        assert isinstance(verdict, Admission)
+        assert verdict.price == price
+
+
+LIMITED = replace(KEY, quota=Quota(QuotaKind.TOTAL, 1_000))
+
+
+def test_a_request_that_does_not_fit_beside_those_under_way_is_told_to_come_again() -> None:
+    denial = denied(judged(key=LIMITED, holds=KeyHolds().plus("2026-11", 1_000)))
+    assert (denial.reason, denial.status, denial.headers["retry-after"]) == (Reason.QUOTA_HELD, 429, "1")
+    assert json.loads(denial.body)["error"]["type"] == "rate_limit_error"
+    assert json.loads(denial.body)["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_spent_key_is_not_told_to_come_again_even_while_requests_run() -> None:
+    verdict = judged(key=LIMITED, totals=Totals(1_000), holds=KeyHolds().plus("2026-11", 5))
+    assert denied(verdict).reason is Reason.QUOTA_SPENT
+
+
+def test_a_request_holds_its_worst_case() -> None:
+    offer = replace(OFFER, prices=(PriceVersion(0, replace(PRICES, input=1_000_000, output=10_000_000), "p"),))
+    rules = replace(RULES, offers={"m": offer})
+
+    def worst(**facts: Any) -> int | None:
+        verdict = decide(account=Account(KEY), request=asking(**facts), rules=rules, now_us=NOW_US)
+        assert isinstance(verdict, Admission)
+        return verdict.worst_nano
+
+    body = 100 + 256
+    assert worst() == body + 100 * 10
+    assert worst(max_tokens=7.0) == body + 7 * 10
+    assert worst(max_tokens=7.0, max_completion_tokens=9.0, n=2.0, best_of=3.0) == body + 9 * 3 * 10
+    assert worst(max_tokens=0.0) == body + 100 * 10
+    assert worst(max_tokens=1e300) == body + 1000 * 10
+    assert worst(n=1e18) == body + 100 * 10**18 * 10 if body + 10**21 < 2**63 else 2**63 - 1

@@ -40,7 +40,7 @@ def expiry(text: str, *, now: str = "2026-11-27T20:00:00+08:00", zone: ZoneInfo 
     ],
 )
 def test_exact_durations_are_exact_to_the_microsecond(text: str, seconds: int) -> None:
-    """Thirty minutes are thirty minutes, not never."""
+    """User report 5: thirty minutes are thirty minutes, not never."""
     now_us = NOW_US + 123_456
     assert parse_expiry(text, now_us=now_us, zone=SHANGHAI) == now_us + seconds * 1_000_000
 
@@ -58,7 +58,7 @@ def test_exact_durations_are_exact_to_the_microsecond(text: str, seconds: int) -
     ],
 )
 def test_a_month_leads_to_the_same_day_or_to_the_months_last(now: str, text: str, expected: str) -> None:
-    """One month from January 31 is the last day of February, not March 3."""
+    """User report 4: one month from January 31 is the last day of February, not March 3."""
     assert expiry(text, now=now) == format_timestamp(at(expected))
 
 
@@ -126,6 +126,7 @@ def test_a_time_is_the_billing_zones_unless_it_says_its_offset(text: str, expect
     ],
 )
 def test_what_is_past_unreal_or_without_a_unit_is_refused(text: str, says: str) -> None:
+    """User report 6: milliseconds are not taken for seconds, nor anything else for what it may not mean."""
     with pytest.raises(InvalidValue, match=says) as caught:
         parse_expiry(text, now_us=NOW_US, zone=SHANGHAI)
     assert caught.value.field == "expires"

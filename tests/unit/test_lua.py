@@ -1,6 +1,10 @@
-"""What request.lua does to bodies and streams, run in LuaJIT as Envoy runs it. The real Envoy runs it in tests/e2e."""
+"""What request.lua does to bodies and streams, and how form.lua reads forms, run in LuaJIT as Envoy runs them. The real
+Envoy runs them in tests/e2e.
+"""
 
+import email.policy
 import json
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,14 @@ from lupa.luajit21 import LuaRuntime
 
 import keytoll.envoy
 
-SCRIPT = Path(keytoll.envoy.__file__).with_name("request.lua").read_bytes()
 
-
-def runtime() -> Any:
+def runtime(script: str) -> Any:
     lua = LuaRuntime(encoding=None)
-    lua.execute(SCRIPT)
+    lua.execute(Path(keytoll.envoy.__file__).with_name(script).read_bytes())
     return lua
 
 
-LUA = runtime()
+LUA, FORM_LUA = runtime("request.lua"), runtime("form.lua")
 
 
 def edit(body: str, **orders: object) -> tuple[str | None, Any]:
@@ -65,6 +67,7 @@ def test_a_body_without_orders_keeps_every_byte() -> None:
         ('{"model":"m"}', {"store_false": True}, '{"store":false,"model":"m"}'),
         ('{"store":null,"model":"m"}', {"store_false": True}, '{"store":false,"model":"m"}'),
         ("{ }", {"store_false": True}, '{"store":false }'),
+        ('{"prompt":["a"],"model":"m"}', {"store_false": True}, '{"store":false,"prompt":["a"],"model":"m"}'),
     ],
 )
 def test_orders_are_spliced_in_and_all_else_keeps_its_bytes(body: str, orders: dict[str, Any], after: str) -> None:
@@ -80,6 +83,9 @@ def test_orders_are_spliced_in_and_all_else_keeps_its_bytes(body: str, orders: d
         ('{"mod\\u0065l":"b"}', ""),
         ('{"\u017ftream":true}', ""),  # ſ folds to s in some parsers
         ('{"stream":{}}', "stream"),
+        ('{"prompt":"x","prompt":{"id":"pmpt_1"}}', "prompt"),
+        ('{"prompt":{"Id":"pmpt_1"}}', "prompt"),
+        ('{"conversation":{"Id":"conv_1"}}', "conversation"),
         ('{"n":[2]}', "n"),
         ('{"model":"a","stream_options":[1]}', "stream_options"),
         ('{"model":"a","stream_options":{"include_usage":true,"include_usage":false}}', "stream_options"),
@@ -97,7 +103,7 @@ values = st.recursive(
     max_leaves=8,
 )
 names = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='\\"'), min_size=1, max_size=6)
-READ = {"model", "stream", "stream_options", "store", "n", "best_of", "background", "conversation"}
+READ = {"model", "stream", "stream_options", "store", "n", "best_of", "background", "conversation", "prompt"}
 others = names.filter(lambda name: name.lower() not in READ)
 
 
@@ -153,3 +159,196 @@ def test_only_the_usage_chunk_is_hidden_however_the_stream_is_cut(
 def test_an_event_that_is_too_long_to_hold_is_let_go() -> None:
     event = b"data: " + b"x" * 1_048_577
     assert LUA.globals()[b"without_usage_chunk"](event) == (event, b"")
+
+
+def test_a_prompt_that_names_a_model_is_text_and_nothing_else() -> None:
+    body = '{"prompt":"{\\"model\\":\\"x\\"}","model":"m"}'
+    assert edit(body, upstream_model="up")[0] == body.replace('"m"', '"up"')
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------
+
+FILE = (b'form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav', b"RIFF\x00\xff\r\n\r\n--\r\n")
+MODEL = (b'form-data; name="model"', b"whisper-1")
+
+
+def form(*parts: tuple[bytes, bytes], boundary: bytes = b"b0und") -> bytes:
+    """Return a form of parts, each a content-disposition (and what follows it in the head) and a content."""
+    written = [b"--%b\r\nContent-Disposition: %b\r\n\r\n%b\r\n" % (boundary, head, body) for head, body in parts]
+    return b"".join(written) + b"--%b--\r\n" % boundary
+
+
+def read_form(body: bytes, boundary: bytes = b"b0und") -> dict[str, Any] | None:
+    """Return what form.lua tells of a form, None if it refuses it."""
+    found = FORM_LUA.globals()[b"read_form"](body, boundary)
+    if found is None:
+        return None
+    told = {name.decode(): value for name, value in found.items()}
+    if "model_at" in told:
+        first, last = map(int, told.pop("model_at").split())
+        assert body[first - 1 : last] == told["model"]
+    return told
+
+
+def test_model_and_stream_are_read_from_a_form() -> None:
+    assert read_form(form(FILE, MODEL)) == {"model": b"whisper-1"}
+    assert read_form(form(MODEL, FILE, (b'form-data; name="stream"', b"true"))) == {
+        "model": b"whisper-1",
+        "stream": True,
+    }
+    assert read_form(form(MODEL, (b'form-data; name="stream"', b"false"))) == {"model": b"whisper-1", "stream": False}
+    assert read_form(form(FILE)) == {"model": b""}
+
+
+@pytest.mark.parametrize("value", [b"True", b"1", b"on", b"", b"true ", b"yes"])
+def test_a_stream_that_is_neither_true_nor_false_is_told_as_neither(value: bytes) -> None:
+    """Form parsers take many words for true; Check refuses what is no boolean."""
+    assert read_form(form(MODEL, (b'form-data; name="stream"', value))) == {"model": b"whisper-1", "stream": b""}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"form-data; name=model",  # .NET
+        b'form-data; name="model"\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Length: 9',  # Spring, OkHttp
+        b'form-data; name="model"\r\nContent-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: 8bit',
+    ],
+)
+def test_the_ways_in_which_real_clients_write_a_field_are_read(head: bytes) -> None:
+    file = b"form-data; name=file; filename=\xe7\x94\x9f.mp3; filename*=utf-8''%E7%94%9F.mp3"
+    quoted = file.replace(b"filename=\xe7\x94\x9f.mp3", b'filename="\xe7\x94\x9f.mp3"')
+    others = [(b'form-data; name="timestamp_granularities[]"', b"word"), (b'form-data; name="prompt"', b"")]
+    assert read_form(form((head, b"whisper-1"), (quoted, b"x"), *others)) == {"model": b"whisper-1"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'form-data; name="Model"',
+        b'form-data; name="model[]"',
+        b'form-data; name="model.x"',
+        b'form-data; name="mod%65l"',
+        b'form-data; name=" model"',
+        b'form-data; name="m\\odel"',
+        b'form-data; name="model"; name="file"',
+        b'form-data; name="file"; name="model"',
+        b'form-data; name="file"; NAME="model"',
+        b"form-data; name=\"file\"; name*=utf-8''model",
+        b"form-data; name*=utf-8''model",
+        b"form-data; name*0=mod; name*1=el",
+        b'form-data; filename="x"; name="model"',
+        b'form-data; name="model"; filename="x"',
+        b"form-data; name=\"model\"; filename*=utf-8''x",
+        b'form-data; name="file"; filename="x; name=model"',
+        b'form-data; name="file"; filename="\\"; name=model; x=\\""',
+        b'form-data; name="file" ; ; name="model"',
+        b'form-data; name="file\tname"',
+        b'form-data; name="str\xc5\xbfeam"',
+        b'form-data; name="_charset_"',
+        b'form-data; name=""',
+        b"form-data",
+        b'attachment; name="file"',
+        b'form-data; name="file"\r\n name="model"',
+        b'form-data; name="file"\nContent-Disposition: form-data; name="model"',
+        b'form-data; name="file"\rX: y',
+        b'form-data; name="file"\r\nContent-Disposition: form-data; name="model"',
+        b'form-data; name="file"\r\nContent-Transfer-Encoding: base64',
+        b'form-data; name="file"\r\nContent-Length: 3',
+        b'form-data; name="file"\r\nX-Name: model',
+        b'form-data; name="model"\r\nContent-Type: text/plain; charset=utf-16',
+        b'form-data; name="model"\r\nContent-Type: application/json',
+    ],
+)
+def test_a_part_that_two_parsers_could_read_differently_is_refused(head: bytes) -> None:
+    assert read_form(form((head, b"x"), FILE)) is None
+    assert read_form(form(MODEL, (head, b"x"))) is None
+
+
+WHOLE = form(FILE, MODEL)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        WHOLE.removesuffix(b"--b0und--\r\n"),
+        WHOLE.removesuffix(b"--\r\n"),
+        WHOLE[:-3],
+        b"preamble\r\n" + WHOLE,
+        b"\r\n" + WHOLE,
+        WHOLE + b"epilogue",
+        WHOLE + WHOLE,
+        WHOLE.replace(b"\r\n", b"\n"),
+        WHOLE.replace(b"--b0und\r\n", b"--b0und \r\n"),
+        form(FILE, MODEL, MODEL),
+        form((FILE[0], b'x\n--b0und\nContent-Disposition: form-data; name="model"\n\ny'), MODEL),
+        form((FILE[0], b'x--b0und\r\nContent-Disposition: form-data; name="model"\r\n\r\ny'), MODEL),
+        form((FILE[0], b"x\r\n--b0und--"), MODEL),
+        form((FILE[0], b"x\r\n--b0undary"), MODEL),
+        form((b'form-data; name="model"', b"whis per")),
+        form((b'form-data; name="model"', b"m\r\n")),
+        form((b'form-data; name="model"', "生".encode())),
+        form((b'form-data; name="model"', b"m" * 257)),
+        b"--b0und\r\n\r\nno head\r\n--b0und--",
+        b'--b0und\r\nContent-Disposition: form-data; name="a"\r\n--b0und--',
+        b'--b0und\r\nContent-Disposition: form-data; name="a"\r\n\r\n--b0und--',
+        form(*[(b"form-data; name=%d" % number, b"") for number in range(101)]),
+        form((b'form-data; name="a"; filename="%b"' % (b"x" * 8200), b""), MODEL),
+    ],
+)
+def test_a_form_that_two_parsers_could_cut_differently_is_refused(body: bytes) -> None:
+    assert read_form(body) is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=b0und", "b0und"),
+        ("Multipart/Form-Data;boundary=----WebKitFormBoundaryAb1", "----WebKitFormBoundaryAb1"),
+        ('multipart/form-data; charset=UTF-8; boundary="===b:/?=="', "===b:/?=="),
+        ("multipart/form-data", None),
+        ("multipart/form-data; boundary=", None),
+        ('multipart/form-data; boundary=""', None),
+        ('multipart/form-data; boundary="a b"', None),
+        ('multipart/form-data; boundary="a\\b"', None),
+        ("multipart/form-data; boundary=a; boundary=b", None),
+        ("multipart/form-data; boundary=a; Boundary=b", None),
+        ("multipart/form-data; boundary=a; boundary*=b", None),
+        ("multipart/form-data; boundary=a,multipart/form-data; boundary=b", None),
+        ("multipart/form-data; boundary=a;", None),
+        ("multipart/form-data; charset=utf-16; boundary=a", None),
+        ("multipart/form-data; boundary=" + "a" * 71, None),
+        ("multipart/form-datax; boundary=a", None),
+        ("multipart/mixed; boundary=a", None),
+    ],
+)
+def test_a_boundary_is_taken_only_where_it_is_clear(content_type: str, boundary: str | None) -> None:
+    found = FORM_LUA.globals()[b"boundary_of"](content_type.encode())
+    assert found == (boundary.encode() if boundary is not None else None)
+
+
+PIECES = [
+    *(b"--b0und", b"--b0und--", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"--", b"x", b"whisper-1"),
+    *(b"Content-Disposition: form-data", b'; name="model"', b'; name="file"', b"; name=stream", b'; filename="a"'),
+    *(b"; name*=utf-8''model", b"Content-Type: text/plain", b"Content-Transfer-Encoding: base64", b"true"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=4), st.integers(0, len(WHOLE)), st.integers(0, 12))
+def test_of_a_form_that_was_tampered_with_another_parser_reads_the_same(
+    pieces: list[bytes], at: int, skipped: int
+) -> None:
+    """The other parser is Python's own, which forgives much; either form.lua refuses, or both see the same fields."""
+    body = WHOLE[:at] + b"".join(pieces) + WHOLE[at + skipped :]
+    told = read_form(body)
+    if told is None:
+        return
+    head = b"Content-Type: multipart/form-data; boundary=b0und\r\n\r\n"
+    message = message_from_bytes(head + body, policy=email.policy.HTTP)
+    seen: dict[str, list[bytes]] = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        seen.setdefault(str(name), []).append(part.get_payload(decode=True))  # type: ignore[arg-type]
+    assert seen.get("model", [b""]) == [told["model"]]
+    assert ("stream" in seen) == ("stream" in told)

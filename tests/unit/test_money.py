@@ -21,10 +21,11 @@ from keytoll.core.pricing import PER_TOKENS, Prices, Usage, cost_nano
         ("45.5", 45_500_000_000),
         ("0.000000001", 1),
         ("9000000000", MAX_LIMIT_NANO),
-        ("3542971632", 3_542_971_632_000_000_000),  # user report 14: beyond 32 bits
+        ("3542971632", 3_542_971_632_000_000_000),
     ],
 )
 def test_amounts_are_read_exactly(text: str, nano: int) -> None:
+    """User report 14: also beyond 32 bits."""
     assert parse_amount(text, field="limit") == nano
 
 
@@ -32,6 +33,7 @@ def test_amounts_are_read_exactly(text: str, nano: int) -> None:
     "text", ["", "-5", "+5", "1e3", "NaN", "inf", "1,000", "1.", ".5", "0.0000000001", "9000000000.000000001", "１"]
 )
 def test_what_is_no_amount_is_refused_with_the_field_named(text: str) -> None:
+    """User report 11."""
     with pytest.raises(InvalidValue) as raised:
         parse_amount(text, field="limit")
     assert raised.value.field == "limit"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from keytoll.cli import catalog, charges, keys, serve
+from keytoll.cli import catalog, charges, keys, serve, unsettled
 from keytoll.cli.client import Failure
 from keytoll.cli.options import Json
 from keytoll.core.errors import InvalidValue
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(charges.app, name="charges")
+app.add_typer(unsettled.app, name="unsettled")
 app.add_typer(catalog.app, name="catalog")
 app.command("serve")(serve.serve)
 

@@ -88,6 +88,11 @@ def key_path(key_id: str) -> str:
     return f"/keys/{quote(key_id, safe='')}"
 
 
+def charge_path(charge_id: str) -> str:
+    """Return the path of a row of the ledger."""
+    return f"/charges/{quote(charge_id, safe='')}"
+
+
 def _message(status: int, text: str) -> str:
     import json
 

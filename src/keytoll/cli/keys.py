@@ -9,7 +9,7 @@ import typer
 
 from keytoll.cli.client import OperatorClient, key_path
 from keytoll.cli.options import EXPIRES_HELP, RUN_DIR, Json, RunDir
-from keytoll.cli.output import expiration, print_json, print_table, quota, when
+from keytoll.cli.output import exactly, expiration, print_json, print_table, quota, when
 from keytoll.core.expiry import format_timestamp, parse_expiry
 from keytoll.core.keys import check_owner
 
@@ -89,12 +89,19 @@ def edit(
     unlimited: Annotated[bool, typer.Option("--unlimited", help="No limit any more.")] = False,
     expires: Expires = None,
     never: Annotated[bool, typer.Option("--never", help="No expiry any more.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; tell what would change, from when.")
+    ] = False,
     as_json: Json = False,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
     """Change a key's name, quota or expiry. It is in force when the command returns.
 
-    Example: `keytoll keys edit key_0198… --monthly 250 --never`
+    Examples:
+
+    * `keytoll keys edit key_0198… --monthly 250 --never`
+
+    * `keytoll keys edit key_0198… --total 10 --dry-run`
     """
     if never and expires is not None:
         raise typer.BadParameter("Give only one of --expires and --never.")
@@ -107,11 +114,14 @@ def edit(
         raise typer.BadParameter("Say what to change; see --help.")
     with OperatorClient(run_dir) as client:
         about = client.call("GET", "/about")
-        key = client.call("PATCH", key_path(key_id), changes | _expiry(client, expires))
+        query = {"dry_run": "true"} if dry_run else {}
+        answer = client.call("PATCH", key_path(key_id), changes | _expiry(client, expires), query=query)
     if as_json:
-        print_json(key)
+        print_json(answer)
+    elif dry_run:
+        _print_preview(answer, about)
     else:
-        _print_keys([key], about, with_owner=True)
+        _print_keys([answer], about, with_owner=True)
 
 
 @app.command()
@@ -166,6 +176,20 @@ def _expiry(client: OperatorClient, expires: str | None) -> dict[str, str]:
 def _print_created(key: Mapping[str, Any]) -> None:
     typer.echo(f"Created the key {_described(key)}, id {key['id']}:\n\n    {key['secret']}\n")
     typer.echo("Store it safely now: it is not kept here and will not be shown again.")
+
+
+def _print_preview(preview: Mapping[str, Any], about: Mapping[str, str]) -> None:
+    before, after = preview["before"], preview["after"]
+    typer.echo(f"A dry run of an edit at {exactly(preview['from'], about)}; nothing was changed.\n")
+    columns = ["", "Name", "Usage Quota", "Expiration"]
+    print_table(columns, [[which, *_editable(key, about)] for which, key in (("before", before), ("after", after))])
+    typer.echo("")
+    for effect in preview["effects"]:
+        typer.echo(f"* {effect}")
+
+
+def _editable(key: Mapping[str, Any], about: Mapping[str, str]) -> list[str]:
+    return [key["name"], quota(key, about), expiration(key["expires_at"], about)]
 
 
 def _described(key: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from keytoll.core.months import to_datetime
 
 _WIDE = 10_000
 _BOUNDLESS = 100_000
-_WHOLE = frozenset({"ID", "Key"})
+_WHOLE = frozenset({"ID", "Key", "Corrected by"})
 """Columns of ids: always in one piece, to be copied."""
 
 
@@ -50,6 +50,11 @@ def amount(text: str, about: Mapping[str, str]) -> str:
     return currency_symbol(about["currency"]) + text
 
 
+def optional_amount(text: str | None, about: Mapping[str, str], *, otherwise: str) -> str:
+    """Return a decimal string with the currency, or what is said where there is none."""
+    return otherwise if text is None else amount(text, about)
+
+
 def quota(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
     """Return what is used and the limit: `¥45.50 / ¥100.00 monthly`, `¥45.50 / Unlimited`."""
     limit, kind = key["quota"]["limit"], key["quota"]["kind"]
@@ -60,6 +65,11 @@ def quota(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
 def when(timestamp: str, about: Mapping[str, str]) -> str:
     """Return the time in the billing zone, to the minute: `2026-12-31 18:00`."""
     return f"{_local(timestamp, about):%Y-%m-%d %H:%M}"
+
+
+def exactly(timestamp: str, about: Mapping[str, str]) -> str:
+    """Return the time in the billing zone, whole and with its offset: `2026-12-31T18:00:00.250000+08:00`."""
+    return _local(timestamp, about).isoformat()
 
 
 def expiration(timestamp: str | None, about: Mapping[str, str]) -> str:

@@ -7,10 +7,16 @@ import typer
 
 from keytoll.cli.client import Failure
 from keytoll.cli.options import RUN_DIR
-from keytoll.settings import CannotStart, Settings, Source
+from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, Settings, Source
 
 _DEFAULTS = Settings()
 _STORE = "The SQLite database; keytoll.db in the run folder by default."
+_JOURNAL = (
+    "A journal to settle, repeatable (in the environment separated as in PATH): a folder with Envoy's admin.sock beside"
+    " it. The folder `journal` of the run folder by default."
+)
+_SEGMENT = "The size from which on a journal file is rotated, and removed once it is settled."
+_FLOOR = "How much must be left on the disks of the journals and the admissions; with less, every request gets 503."
 _SOURCE = "Which of Envoy's access logs to settle: the journal, a file, or ALS over gRPC."
 
 
@@ -24,6 +30,13 @@ def serve(
     ),
     store: Annotated[str, typer.Option(envvar="KEYTOLL_STORE", metavar="PATH", help=_STORE)] = _DEFAULTS.store,
     source: Annotated[Source, typer.Option(envvar="KEYTOLL_SOURCE", help=_SOURCE)] = _DEFAULTS.source,
+    journal: Annotated[list[Path] | None, typer.Option(envvar="KEYTOLL_JOURNALS", metavar="DIR", help=_JOURNAL)] = None,
+    journal_segment_bytes: Annotated[
+        int, typer.Option(envvar="KEYTOLL_JOURNAL_SEGMENT_BYTES", min=MIN_SEGMENT_BYTES, help=_SEGMENT)
+    ] = _DEFAULTS.journal_segment_bytes,
+    disk_floor_bytes: Annotated[int, typer.Option(envvar="KEYTOLL_DISK_FLOOR_BYTES", min=0, help=_FLOOR)] = (
+        _DEFAULTS.disk_floor_bytes
+    ),
     metrics_host: Annotated[
         str, typer.Option(envvar="KEYTOLL_METRICS_HOST", help="The address for /metrics, /healthz and /readyz.")
     ] = _DEFAULTS.metrics_host,
@@ -46,6 +59,9 @@ def serve(
             catalog=catalog,
             store=store,
             source=source,
+            journals=tuple(journal or ()),
+            journal_segment_bytes=journal_segment_bytes,
+            disk_floor_bytes=disk_floor_bytes,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             log_level=log_level,

@@ -8,22 +8,27 @@ decided here: it is an exception, and Check answers for it with `UNAVAILABLE`.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from keytoll.core.endpoints import ENDPOINTS, METHOD, Endpoint
+from keytoll.core.endpoints import Body, Endpoint, endpoint_at
+from keytoll.core.holds import KeyHolds, fits
 from keytoll.core.keys import Key
 from keytoll.core.money import currency_symbol, format_amount
 from keytoll.core.months import Calendar, Month, to_datetime
-from keytoll.core.offer import Offer, Offers
-from keytoll.core.quota import QuotaKind, Totals, is_spent
+from keytoll.core.offer import Offer, Offers, PriceVersion
+from keytoll.core.quota import Quota, QuotaKind, Totals, is_spent
+from keytoll.core.worst_case import worst_case_nano
 
 Scalar = str | float | bool
 """What Envoy's metadata can hold of a JSON leaf; every number is a double."""
 
 MAX_BODY_BYTES = 33_554_432
 """32 MiB: the largest request body, as in envoy.yaml."""
+
+FORM_CONTENT_TYPE = re.compile(r"multipart/form-data\s*;.*", re.ASCII | re.IGNORECASE)
+"""The content type of a form, whose fields request.lua's form.lua reads. The same expression stands in envoy.yaml."""
 
 JSON_CONTENT_TYPE = re.compile(r"application/([\w.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
 """The content types whose body Envoy reads. The same expression stands in envoy.yaml."""
@@ -45,6 +50,8 @@ class Reason(StrEnum):
     MISSING_MODEL = "missing_model"
     UNKNOWN_MODEL = "unknown_model"
     QUOTA_SPENT = "quota_spent"
+    QUOTA_HELD = "quota_held"
+    TOO_MANY_LARGE = "too_many_large"
     UNAVAILABLE = "unavailable"
 
 
@@ -72,6 +79,8 @@ ANSWERS: Mapping[Reason, Answer] = MappingProxyType(
         Reason.MISSING_MODEL: Answer(400, "invalid_request_error", None),
         Reason.UNKNOWN_MODEL: Answer(404, "invalid_request_error", "model_not_found"),
         Reason.QUOTA_SPENT: Answer(429, "insufficient_quota", "insufficient_quota"),
+        Reason.QUOTA_HELD: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
+        Reason.TOO_MANY_LARGE: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
         Reason.UNAVAILABLE: Answer(503, "server_error", "service_unavailable", retry=True),
     }
 )
@@ -84,6 +93,7 @@ class Denial:
     reason: Reason
     message: str
     param: str | None = None
+    allow: str | None = None
 
     @property
     def status(self) -> int:
@@ -100,8 +110,8 @@ class Denial:
             headers["x-should-retry"] = "false"
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if self.reason is Reason.METHOD_NOT_ALLOWED:
-            headers["allow"] = METHOD
+        if self.allow is not None:
+            headers["allow"] = self.allow
         return headers
 
     @property
@@ -118,6 +128,10 @@ MALFORMED_KEY = Denial(
 )
 UNKNOWN_KEY = Denial(Reason.UNKNOWN_KEY, "This API key does not exist or was deleted")
 UNAVAILABLE = Denial(Reason.UNAVAILABLE, "The gateway can't check API keys at the moment")
+TOO_MANY_LARGE = Denial(
+    Reason.TOO_MANY_LARGE, "Too many large requests of this API key are under way; try again when one has finished"
+)
+UNCHARGEABLE = Denial(Reason.UNAVAILABLE, "The gateway can't record requests at the moment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +146,29 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """A read with one's own key that is let through: Keytoll itself answers it, nothing is held or charged."""
+
+    key: Key
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that is let through, with what settlement and the data plane need to know of it."""
+    """A request that is let through, with what settlement and the data plane need to know of it.
+
+    `worst_nano` is what it holds until it is settled, None where that can't be bounded.
+    """
 
     key: Key
     offer: Offer
+    price: PriceVersion
     endpoint: Endpoint
     stream: bool
     wants_usage: bool
     admitted_at_us: int
     month: str
+    worst_nano: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,40 +181,92 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Account:
+    """What is known of a key when it asks: itself, what it has spent, and what its requests under way hold."""
+
     key: Key
-    totals: Totals
+    totals: Totals = field(default_factory=Totals)
+    holds: KeyHolds = field(default_factory=KeyHolds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    account: Account
     request: Request
     rules: Rules
     now_us: int
+
+    @property
+    def key(self) -> Key:
+        return self.account.key
+
+    @property
+    def endpoint(self) -> Endpoint:
+        endpoint = endpoint_at(self.request.path)
+        if endpoint is None:
+            raise LookupError("checked before")
+        return endpoint
+
+    @property
+    def offer(self) -> Offer:
+        return self.rules.offers[str(self.request.facts["model"])]
 
     @property
     def month(self) -> Month:
         return self.rules.calendar.month(self.now_us)
 
 
-def decide(*, key: Key, totals: Totals, request: Request, rules: Rules, now_us: int) -> Admission | Denial:
+def decide(*, account: Account, request: Request, rules: Rules, now_us: int) -> Admission | Read | Denial:
     """Judge a request whose body Envoy has read, at the instant `now_us`, to whose month an admission belongs."""
-    case = _Case(key, totals, request, rules, now_us)
-    for check in _CHECKS:
-        if (denial := check(case)) is not None:
-            return denial
-    facts = request.facts
+    case = _Case(account, request, rules, now_us)
+    if (denial := _first(_CHECKS, case)) is not None:
+        return denial
+    if case.endpoint.read:
+        return Read(account.key, case.endpoint)
+    if (denial := _first(_BODY_CHECKS, case)) is not None:
+        return denial
+    return _admission(case)
+
+
+def decide_by_headers(*, account: Account, request: Request, rules: Rules, now_us: int) -> Denial | None:
+    """Judge what headers alone tell, before Envoy buffers a large body. None: the body may come, `decide` follows."""
+    return _first(_HEADER_CHECKS, _Case(account, request, rules, now_us))
+
+
+def _first(checks: "tuple[_Check, ...]", case: _Case) -> Denial | None:
+    return next((denial for check in checks if (denial := check(case)) is not None), None)
+
+
+def _admission(case: _Case) -> Admission | Denial:
+    facts, price = case.request.facts, case.offer.prices_at(case.now_us)
+    worst_nano = _worst_nano(case, price)
+    account, month = case.account, case.month.name
+    if not fits(quota=case.key.quota, totals=account.totals, holds=account.holds, month=month, worst_nano=worst_nano):
+        return _held(case)
     return Admission(
-        key=key,
-        offer=rules.offers[str(facts["model"])],
-        endpoint=ENDPOINTS[request.path],
+        key=case.key,
+        offer=case.offer,
+        price=price,
+        endpoint=case.endpoint,
         stream=facts.get("stream") is True,
         wants_usage=facts.get("include_usage") is True,
-        admitted_at_us=now_us,
-        month=case.month.name,
+        admitted_at_us=case.now_us,
+        month=month,
+        worst_nano=worst_nano,
     )
 
 
-def decide_by_headers(*, key: Key, totals: Totals, request: Request, rules: Rules, now_us: int) -> Denial | None:
-    """Judge what headers alone tell, before Envoy buffers a large body. None: the body may come, `decide` follows."""
-    case = _Case(key, totals, request, rules, now_us)
-    return next((denial for check in _HEADER_CHECKS if (denial := check(case)) is not None), None)
+def _worst_nano(case: _Case, price: PriceVersion) -> int | None:
+    facts, declared = case.request.facts, case.request.declared_bytes
+    limits = [int(facts[name]) for name in _LIMITS if name in facts]
+    return worst_case_nano(
+        endpoint=case.endpoint,
+        offer=case.offer,
+        prices=price.prices,
+        body_bytes=MAX_BODY_BYTES if declared is None else declared,
+        output_limit=max(limits, default=None),
+        answers=max((int(facts[name]) for name in _ANSWERS if name in facts), default=1),
+    )
 
 
 def _expiry(case: _Case) -> Denial | None:
@@ -199,16 +278,21 @@ def _expiry(case: _Case) -> Denial | None:
 
 
 def _endpoint(case: _Case) -> Denial | None:
-    if case.request.path not in ENDPOINTS:
+    endpoint = endpoint_at(case.request.path)
+    if endpoint is None:
         return Denial(Reason.UNKNOWN_PATH, "Unknown path; see the gateway's documentation for the endpoints it serves")
-    if case.request.method != METHOD:
-        return Denial(Reason.METHOD_NOT_ALLOWED, f"This endpoint takes {METHOD} only")
+    if case.request.method != endpoint.method:
+        message = f"This endpoint takes {endpoint.method} only"
+        return Denial(Reason.METHOD_NOT_ALLOWED, message, allow=endpoint.method)
     return None
 
 
 def _content_type(case: _Case) -> Denial | None:
-    if JSON_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
-        return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
+    match case.endpoint.body:
+        case Body.JSON if JSON_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
+            return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
+        case Body.FORM if FORM_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
+            return Denial(Reason.BAD_BODY, "The body must be a form, with Content-Type: multipart/form-data")
     return None
 
 
@@ -228,7 +312,8 @@ def _body(case: _Case) -> Denial | None:
 
 
 _BOOLEANS = {"stream": "stream", "include_usage": "stream_options.include_usage"}
-_COUNTS = ("n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens")
+_ANSWERS = ("n", "best_of")
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def _fields(case: _Case) -> Denial | None:
@@ -237,7 +322,7 @@ def _fields(case: _Case) -> Denial | None:
         # A lax backend might take "true" or 1 for true and stream, where nothing would ask it for the usage.
         if not isinstance(facts.get(fact, False), bool):
             return Denial(Reason.BAD_FIELD, f"`{param}` must be true or false", param)
-    for name in _COUNTS:
+    for name in (*_ANSWERS, *_LIMITS):
         if name in facts and not _is_whole(facts[name]):
             return Denial(Reason.BAD_FIELD, f"`{name}` must be a whole number", name)
     return None
@@ -247,7 +332,7 @@ def _is_whole(value: Scalar) -> bool:
     return isinstance(value, float) and value >= 0 and value.is_integer()
 
 
-_STATEFUL = ("store", "background", "previous_response_id", "conversation")
+_STATEFUL = ("store", "background", "previous_response_id", "conversation", "prompt")
 
 
 def _stored_state(case: _Case) -> Denial | None:
@@ -269,23 +354,33 @@ def _model(case: _Case) -> Denial | None:
 
 def _quota(case: _Case) -> Denial | None:
     quota = case.key.quota
-    if quota.limit_nano is None or not is_spent(quota, case.totals, case.month.name):
+    if not is_spent(quota, case.account.totals, case.month.name):
         return None
-    limit = currency_symbol(case.rules.currency) + format_amount(quota.limit_nano)
     if quota.kind is QuotaKind.MONTHLY:
         resets_at = to_datetime(case.month.end_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
         when = f"it resets at {resets_at}"
     else:
         when = "it does not reset; raise it or use another key"
-    name, kind = case.key.name, quota.kind.value
-    return Denial(Reason.QUOTA_SPENT, f'The {kind} quota of the API key "{name}", {limit}, is spent; {when}')
+    return Denial(Reason.QUOTA_SPENT, f"The {_named(quota, case)} is spent; {when}")
+
+
+def _held(case: _Case) -> Denial:
+    return Denial(
+        Reason.QUOTA_HELD,
+        f"What is left of the {_named(case.key.quota, case)} may be used up by its requests that are under way; "
+        "try again when one of them has finished",
+    )
+
+
+def _named(quota: Quota, case: _Case) -> str:
+    limit = currency_symbol(case.rules.currency) + format_amount(quota.limit_nano or 0)
+    return f'{quota.kind.value} quota of the API key "{case.key.name}", {limit},'
 
 
 _Check = Callable[[_Case], Denial | None]
 _HEADER_CHECKS: tuple[_Check, ...] = (_expiry, _endpoint, _content_type, _declared_length, _quota)
-_CHECKS: tuple[_Check, ...] = (
-    _expiry,
-    _endpoint,
+_CHECKS: tuple[_Check, ...] = (_expiry, _endpoint)
+_BODY_CHECKS: tuple[_Check, ...] = (
     _content_type,
     _body,
     _fields,

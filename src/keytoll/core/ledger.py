@@ -8,25 +8,50 @@ meanwhile.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
+from keytoll.core.endpoints import BY_NAME
 from keytoll.core.pricing import Prices, Usage, cost_nano
+from keytoll.core.rates import Rates
 
 
 class Measured(StrEnum):
-    """How the tokens of a charge were measured: told by the backend, or not at all."""
+    """How the tokens of a charge were measured: told by the backend, estimated from bytes and events, or not at all."""
 
     REPORTED = "reported"
+    ESTIMATED = "estimated"
     NONE = "none"
+
+
+class Kind(StrEnum):
+    """What a row of the ledger is.
+
+    A `charge` settles a decision. `unsettled`, of amount 0, says that the entry of a decision never came; if it comes
+    after all, a `correction` settles the decision and refers to that row.
+    """
+
+    CHARGE = "charge"
+    UNSETTLED = "unsettled"
+    CORRECTION = "correction"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The usage that a backend reported; `output_told`: it said how much was generated, not only what was read."""
+
+    usage: Usage
+    output_told: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One finished request, as either access log tells it. Two entries are the same if all of this is the same.
 
-    `status` is what the caller got, 0 if the caller left before it; `attempts` how often a backend was tried.
+    `status` is what the caller got, 0 if the caller left before it; `attempts` how often a backend was tried. Bytes are
+    those of the bodies that the caller sent and got; `events` those of a stream, None if the answer was none.
+    `hold_nano` is the worst case that was held, None where it could not be bounded.
     """
 
     decision_id: UUID
@@ -39,13 +64,37 @@ class Entry:
     month: str
     status: int
     attempts: int
-    usage: Usage | None
+    reported: Reported | None
+    request_bytes: int = 0
+    answer_bytes: int = 0
+    events: int | None = None
+    hold_nano: int | None = None
+    rates: Rates = Rates()
 
     @property
     def fingerprint(self) -> bytes:
         """A hash of the entry's facts: another entry under the same decision id is recognised by it."""
-        facts = json.dumps(asdict(self), sort_keys=True, default=str, ensure_ascii=False)
-        return hashlib.sha256(facts.encode()).digest()
+        told = self.reported
+        facts = (
+            1,  # the version of this list
+            self.decision_id.hex,
+            self.key_id,
+            self.owner,
+            self.model,
+            self.endpoint,
+            self.price_id,
+            self.admitted_at_us,
+            self.month,
+            self.status,
+            self.attempts,
+            None if told is None else (*astuple(told.usage), told.output_told),
+            self.request_bytes,
+            self.answer_bytes,
+            self.events,
+            self.hold_nano,
+            (self.rates.input_byte, self.rates.output_byte, self.rates.event),
+        )
+        return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +102,7 @@ class Charge:
     """A row of the ledger. `prices` are the unit prices that `amount_nano` was computed with."""
 
     id: str
+    kind: Kind
     entry: Entry
     prices: Prices
     usage: Usage
@@ -60,45 +110,128 @@ class Charge:
     amount_nano: int
     settled_at_us: int
 
+    @property
+    def refers_to(self) -> str | None:
+        """The id of the unsettled row that a correction corrects."""
+        return _unsettled_id(self.entry) if self.kind is Kind.CORRECTION else None
+
+    @property
+    def beyond_hold_nano(self) -> int:
+        """By how much the amount is more than the worst case that was held; 0 unless a backend reported so much."""
+        held = self.entry.hold_nano
+        return 0 if held is None else max(0, self.amount_nano - held)
+
 
 def settle(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
     """Return the charge of an entry.
 
-    Only an answer below 400 with a usage costs anything: a backend's refusal is free, reported zeros are zeros, and an
-    answer without any usage is a row of 0 that says so.
+    What a backend reported is charged as reported, zeros included. A backend's refusal, and what never reached one, is
+    free. Where an answer was delivered, or begun, or asked for, and no usage was told, its tokens are estimated: never
+    more than the worst case that was held.
     """
-    answered = 0 < entry.status < 400
-    usage = entry.usage if answered else None
+    usage, measured = _measure(entry)
+    amount_nano = cost_nano(usage, prices) if is_served(entry) else 0
+    if measured is not Measured.REPORTED and entry.hold_nano is not None:
+        amount_nano = min(amount_nano, entry.hold_nano)
     return Charge(
         id=f"chg_{entry.decision_id.hex}",
+        kind=Kind.CHARGE,
         entry=entry,
         prices=prices,
-        usage=usage or Usage(),
-        measured=Measured.NONE if usage is None else Measured.REPORTED,
-        amount_nano=0 if usage is None else cost_nano(usage, prices),
+        usage=usage,
+        measured=measured,
+        amount_nano=amount_nano,
         settled_at_us=settled_at_us,
     )
 
 
-def usage_from(reported: Mapping[str, object]) -> Usage | None:
+def unsettled(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
+    """Return the row that says that a decision's entry never came. `entry` holds what was known at its admission."""
+    return Charge(
+        id=_unsettled_id(entry),
+        kind=Kind.UNSETTLED,
+        entry=entry,
+        prices=prices,
+        usage=Usage(),
+        measured=Measured.NONE,
+        amount_nano=0,
+        settled_at_us=settled_at_us,
+    )
+
+
+def correction(charge: Charge) -> Charge:
+    """Return the charge of a decision that was given up as unsettled before, as the row that corrects that."""
+    return replace(charge, id=correction_id(charge.entry), kind=Kind.CORRECTION)
+
+
+def correction_id(entry: Entry) -> str:
+    """Return the id of the correction that a decision's unsettled row gets if its entry comes after all."""
+    return f"cor_{entry.decision_id.hex}"
+
+
+def _unsettled_id(entry: Entry) -> str:
+    return f"uns_{entry.decision_id.hex}"
+
+
+def is_served(entry: Entry) -> bool:
+    """Return whether a backend worked on it: it answered below 400, or its caller left while it was at it."""
+    return entry.status < 400 and (entry.status > 0 or entry.attempts > 0)
+
+
+def _measure(entry: Entry) -> tuple[Usage, Measured]:
+    if not is_served(entry):
+        return Usage(), Measured.NONE
+    endpoint = BY_NAME.get(entry.endpoint)
+    if entry.reported is not None:
+        usage = entry.reported.usage
+        cut_before_output = endpoint is not None and endpoint.outputs and not entry.reported.output_told
+        if not cut_before_output or not entry.events:
+            return usage, Measured.REPORTED
+        return replace(usage, output=_output(entry)), Measured.ESTIMATED
+    if endpoint is None:
+        return Usage(), Measured.NONE
+    usage = Usage(
+        input=_tokens(entry.request_bytes, entry.rates.input_byte) if endpoint.text_in else 0,
+        output=_output(entry) if endpoint.outputs and endpoint.text_out else 0,
+    )
+    return usage, Measured.ESTIMATED if usage != Usage() else Measured.NONE
+
+
+def _output(entry: Entry) -> int:
+    """Return the tokens of what was delivered: a stream's by its events, which hold about one token each."""
+    if entry.events is not None:
+        return _tokens(entry.events, entry.rates.event)
+    return _tokens(entry.answer_bytes, entry.rates.output_byte)
+
+
+def _tokens(count: int, thousandths: int) -> int:
+    return -(-count * thousandths // 1000)
+
+
+def usage_from(leaves: Mapping[str, object]) -> Reported | None:
     """Return the tokens that a backend reported, each in one class; None if it reported none or nonsense.
 
-    `reported` holds the usage's leaves by OpenAI's and Anthropic's names. OpenAI counts cached, cache-write and audio
+    `leaves` holds the usage's leaves by OpenAI's and Anthropic's names. OpenAI counts cached, cache-write and audio
     tokens inside its prompt tokens (https://platform.openai.com/docs/api-reference/chat/object); Anthropic's
     `input_tokens` come without what was read from or written to its cache
-    (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching). Both are normalised here, once.
+    (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching). Both are normalised here, once. A
+    `total_tokens` counts only where nothing else does, as rerankers report it.
     """
-    counts = {name: value for name, value in reported.items() if name in _USAGE_LEAVES}
+    counts = {name: value for name, value in leaves.items() if name in _USAGE_LEAVES}
     if not counts or not all(_is_count(value) for value in counts.values()):
         return None
     tokens = {name: int(value) for name, value in counts.items()}  # type: ignore[call-overload]
     if not tokens.keys() & _SUMS:
-        return None
-    return _normalised(tokens)
+        if "total_tokens" not in tokens:
+            return None
+        tokens["prompt_tokens"] = tokens["total_tokens"]
+    return Reported(_normalised(tokens), output_told=bool(tokens.keys() & _OUTPUT_SUMS))
 
 
-_SUMS = {"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens"}
+_OUTPUT_SUMS = {"completion_tokens", "output_tokens"}
+_SUMS = _OUTPUT_SUMS | {"prompt_tokens", "input_tokens"}
 _USAGE_LEAVES = _SUMS | {
+    "total_tokens",
     "cached_tokens",
     "audio_input_tokens",
     "audio_output_tokens",

@@ -18,18 +18,33 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from keytoll.demo.asked import Fields, Refused, flag
+from keytoll.demo.audio import Transcript, speech
 from keytoll.demo.completions import Run, completion, completion_events, run_chat, run_text
 from keytoll.demo.embeddings import embeddings
+from keytoll.demo.forms import Form, read_form
+from keytoll.demo.images import image_events, images, run_images
+from keytoll.demo.judging import moderation, rerank
 from keytoll.demo.responses import response_events, run_response
 from keytoll.demo.wire import JsonAnswer
 
 CREDENTIAL = "demo-backend-secret"
 TEXT_MODEL = "demo-chat"
 EMBEDDING_MODEL = "demo-embedding"
+RERANK_MODEL = "demo-rerank"
+MODERATION_MODEL = "demo-moderation"
+IMAGE_MODEL = "demo-image"
+SPEECH_MODEL = "demo-speech"
+TRANSCRIPTION_MODEL = "demo-transcription"
+MODELS = (
+    *(TEXT_MODEL, EMBEDDING_MODEL, RERANK_MODEL, MODERATION_MODEL),
+    *(IMAGE_MODEL, SPEECH_MODEL, TRANSCRIPTION_MODEL),
+)
+
+Stream = Callable[[Iterator[bytes]], Response]
 
 Answer = Callable[[Fields], Response]
 
@@ -42,6 +57,11 @@ def create_backend(*, token_delay_s: float) -> Starlette:
         _post("/v1/completions", TEXT_MODEL, partial(_complete, run_text, stream)),
         _post("/v1/responses", TEXT_MODEL, partial(_respond, stream)),
         _post("/v1/embeddings", EMBEDDING_MODEL, lambda fields: JsonAnswer(embeddings(fields))),
+        _post("/v1/rerank", RERANK_MODEL, lambda fields: JsonAnswer(rerank(fields))),
+        _post("/v1/moderations", MODERATION_MODEL, lambda fields: JsonAnswer(moderation(fields))),
+        _post("/v1/images/generations", IMAGE_MODEL, partial(_draw, stream)),
+        _post("/v1/audio/speech", SPEECH_MODEL, _speak),
+        Route("/v1/audio/transcriptions", partial(_transcribe, stream), methods=["POST"]),
         Route("/v1/models", _list_models),
         Route("/v1/models/{name}", _show_model),
         Route("/healthz", _health),
@@ -58,16 +78,35 @@ def _post(path: str, model: str, answer: Answer) -> Route:
     return Route(path, endpoint, methods=["POST"])
 
 
-def _complete(
-    start: Callable[[Fields], Run], stream: Callable[[Iterator[bytes]], Response], fields: Fields
-) -> Response:
+def _complete(start: Callable[[Fields], Run], stream: Stream, fields: Fields) -> Response:
     run = start(fields)
     return stream(completion_events(run)) if flag(fields, "stream") else JsonAnswer(completion(run))
 
 
-def _respond(stream: Callable[[Iterator[bytes]], Response], fields: Fields) -> Response:
+def _respond(stream: Stream, fields: Fields) -> Response:
     run = run_response(fields)
     return stream(response_events(run)) if flag(fields, "stream") else JsonAnswer(run.response(run.end))
+
+
+def _draw(stream: Stream, fields: Fields) -> Response:
+    run = run_images(fields)
+    return stream(image_events(run)) if flag(fields, "stream") else JsonAnswer(images(run))
+
+
+def _speak(fields: Fields) -> Response:
+    sound, media_type = speech(fields)
+    return Response(sound, media_type=media_type)
+
+
+async def _transcribe(stream: Stream, request: Request) -> Response:
+    _authenticate(request)
+    form: Form = read_form(request.headers.get("content-type", ""), await request.body())
+    if form.get("model") != TRANSCRIPTION_MODEL:
+        raise _no_model(form.get("model"))
+    transcript = Transcript(form)
+    if transcript.streamed:
+        return stream(transcript.events())
+    return JsonAnswer(transcript.whole()) if transcript.kind == "json" else PlainTextResponse(transcript.plain())
 
 
 def _stream(events: Iterator[bytes], *, token_delay_s: float) -> Response:
@@ -108,13 +147,13 @@ def _no_model(name: object) -> Refused:
 
 async def _list_models(request: Request) -> Response:
     _authenticate(request)
-    return JsonAnswer({"object": "list", "data": [_model(TEXT_MODEL), _model(EMBEDDING_MODEL)]})
+    return JsonAnswer({"object": "list", "data": [_model(name) for name in MODELS]})
 
 
 async def _show_model(request: Request) -> Response:
     _authenticate(request)
     name = request.path_params["name"]
-    if name not in (TEXT_MODEL, EMBEDDING_MODEL):
+    if name not in MODELS:
         raise _no_model(name)
     return JsonAnswer(_model(name))
 

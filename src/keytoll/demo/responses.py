@@ -9,7 +9,7 @@ from typing import Any
 
 from keytoll.demo.asked import Fields, Refused, conversation, token_limit
 from keytoll.demo.text import Prompt, Reply, reply_to
-from keytoll.demo.wire import json_bytes
+from keytoll.demo.wire import event_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def response_events(run: Run) -> Iterator[bytes]:
     """The stream; its last event carries the usage."""
     for number, (kind, data) in zip(count(), _events(run), strict=False):
         body = {"type": kind, "sequence_number": number} | data
-        yield f"event: {kind}\ndata: ".encode() + json_bytes(body) + b"\n\n"
+        yield event_bytes(kind, body)
 
 
 def _events(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,6 +11,7 @@ ECHOED_TOKENS = 40
 LONGEST_COUNT = 100_000
 
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
+_WORD = re.compile(r"\w+")
 _PIECE = re.compile(r"\s*(?:\w+|[^\w\s]+)")
 _COUNT_TO = re.compile(r"\s*count to (\d{1,6})\W*", re.IGNORECASE)
 
@@ -45,9 +46,19 @@ def count_tokens(text: str) -> int:
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
+def pieces_of(text: str) -> tuple[str, ...]:
+    """The text, cut so that each piece holds one token."""
+    return tuple(_PIECE.findall(text))
+
+
+def words(text: str) -> set[str]:
+    """The words of a text, in lower case."""
+    return set(_WORD.findall(text.lower()))
+
+
 def reply_to(said: str, *, limit_tokens: int | None) -> Reply:
     """The same answer to the same words, always: `Count to 500` is done, anything else is echoed."""
-    pieces = tuple(_PIECE.findall(_answer(said)))
+    pieces = pieces_of(_answer(said))
     kept = pieces if limit_tokens is None else pieces[:limit_tokens]
     return Reply(kept, cut=len(kept) < len(pieces))
 

@@ -16,3 +16,8 @@ class JsonAnswer(Response):
 
     def render(self, content: Mapping[str, Any]) -> bytes:
         return json_bytes(content)
+
+
+def event_bytes(kind: str, data: Mapping[str, Any]) -> bytes:
+    """An event of a stream, with its kind in a line of its own as well."""
+    return f"event: {kind}\ndata: ".encode() + json_bytes(data) + b"\n\n"

@@ -1,17 +1,23 @@
 """Envoy's admin interface over its UNIX socket: only what Keytoll asks of it."""
 
+import re
 import ssl
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 _TIMEOUT_S = 2.0
 _CDS_STATS = r"^cluster_manager\.(cds\.version_text|warming_clusters)$"
+_WRITE_FAILED = "filesystem.write_failed"
 
 
 class AdminUnavailable(Exception):
     """Envoy's admin socket doesn't answer: it is away, starting or stopping. The cause is chained."""
+
+
+class AdminRefused(AdminUnavailable):
+    """The socket's file is there, and nobody listens on it: its Envoy is gone. A frozen one would time out instead."""
 
 
 class Admin:
@@ -27,17 +33,32 @@ class Admin:
 
     async def cds_version(self) -> str | None:
         """Return the version of the last CDS file that Envoy took, None before the first. Raises AdminUnavailable."""
-        version = (await self._cds_stats()).get("cluster_manager.cds.version_text")
+        version = (await self._stats(_CDS_STATS)).get("cluster_manager.cds.version_text")
         return str(version) if version else None
 
     async def warming_clusters(self) -> int:
         """Return how many clusters Envoy has taken but doesn't use yet: their names are being resolved."""
-        warming = (await self._cds_stats()).get("cluster_manager.warming_clusters", 0)
+        warming = (await self._stats(_CDS_STATS)).get("cluster_manager.warming_clusters", 0)
         return int(warming)
 
     async def reopen_logs(self) -> None:
         """Make Envoy open its access logs anew, after one was renamed. Raises AdminUnavailable."""
         await self._request("POST", "/reopen_logs")
+
+    async def log_writes_failed(self) -> int:
+        """Return in how many writes to its logs Envoy failed since it started: their lines are lost.
+
+        Raises AdminUnavailable.
+        """
+        return int((await self._stats(f"^{re.escape(_WRITE_FAILED)}$")).get(_WRITE_FAILED, 0))
+
+    async def uptime_s(self) -> int:
+        """Return for how long this Envoy has run, in whole seconds of its clock, hot restarts not counted as one.
+
+        It may be off by up to a second either way. Raises AdminUnavailable.
+        """
+        uptime = (await self._json("/server_info"))["uptime_all_epochs"]
+        return int(float(uptime.removesuffix("s")))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -49,14 +70,27 @@ class Admin:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _cds_stats(self) -> dict[str, str | int]:
-        response = await self._request("GET", "/stats", format="json", filter=_CDS_STATS)
-        return {stat["name"]: stat["value"] for stat in response.json()["stats"] if "name" in stat}
+    async def _stats(self, pattern: str) -> dict[str, str | int]:
+        stats = (await self._json("/stats", format="json", filter=pattern))["stats"]
+        return {stat["name"]: stat["value"] for stat in stats if "name" in stat}
+
+    async def _json(self, path: str, **params: str) -> Any:
+        return (await self._request("GET", path, **params)).json()
 
     async def _request(self, method: str, path: str, **params: str) -> httpx.Response:
         try:
             response = await self._client.request(method, path, params=params)
             response.raise_for_status()
         except httpx.HTTPError as error:
-            raise AdminUnavailable(f"Envoy's admin socket doesn't answer: {error!r}") from error
+            kind = AdminRefused if _is_refusal(error) else AdminUnavailable
+            raise kind(f"Envoy's admin socket doesn't answer: {error!r}") from error
         return response
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Look through the layers of the client for what the system said."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -55,10 +55,11 @@ local function set_model(handle, model)
   local found = handle:streamInfo():dynamicMetadata():get("kt.lua")
   local span = found and found["model_at"]
   if not span then return end
-  local first, last = string.match(span, "^(%d+) (%d+)$")
+  local first, last, raw = string.match(span, "^(%d+) (%d+)( ?%a*)$") -- raw: in a form, where nothing is quoted
   local body = handle:body()
   local before = body:getBytes(0, body:length())
-  local after = string.sub(before, 1, first - 1) .. '"' .. model .. '"' .. string.sub(before, last + 1)
+  local quote = raw == " raw" and "" or '"'
+  local after = string.sub(before, 1, first - 1) .. quote .. model .. quote .. string.sub(before, last + 1)
   body:setBytes(after)
   local headers = handle:headers() -- what was fetched before body() is dead by now
   if headers:get("content-length") then headers:replace("content-length", tostring(#after)) end

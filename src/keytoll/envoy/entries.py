@@ -4,13 +4,15 @@ Both sources give the same entry for the same request, so that either, or both, 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict
 
 from keytoll.core.ledger import Entry, usage_from
+from keytoll.core.rates import Rates
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry
 from keytoll.settlement import Logged
 
@@ -20,6 +22,9 @@ CHECK = "envoy.filters.http.ext_authz"
 USAGE = "kt.usage"
 """The metadata namespace in which envoy.yaml leaves the usage that a backend reported."""
 
+SCRIPT = "kt.lua"
+"""The metadata namespace in which request.lua counts a stream."""
+
 _DOWNSTREAM_END = 6  # envoy.data.accesslog.v3.AccessLogType
 
 
@@ -27,18 +32,40 @@ class UnreadableEntry(ValueError):
     """The entry isn't one of ours or lacks what settlement needs."""
 
 
+def settlement_facts(entry: Entry) -> dict[str, str | float | bool]:
+    """Return what a log entry must carry back, as Check's metadata. Large numbers are text: Envoy's are doubles."""
+    return {
+        "decision_id": str(entry.decision_id),
+        "key_id": entry.key_id,
+        "owner": entry.owner,
+        "model": entry.model,
+        "endpoint": entry.endpoint,
+        "price_id": entry.price_id,
+        "admitted_at_us": str(entry.admitted_at_us),
+        "month": entry.month,
+        "hold_nano": _UNBOUNDED if entry.hold_nano is None else str(entry.hold_nano),
+        "rates": f"{entry.rates.input_byte} {entry.rates.output_byte} {entry.rates.event}",
+    }
+
+
 def from_journal(line: bytes) -> Logged | None:
     """Return the entry of one line of the journal; None if the request isn't over yet. Raises UnreadableEntry."""
-    try:
+    with _unreadable():
         record = json.loads(line)
         if record["type"] != "DownstreamEnd":
             return None
         return Logged(
-            entry=_entry(record["check"], status=record["status"], attempts=record["attempts"], usage=record["usage"]),
+            entry=_entry(
+                record["check"],
+                status=record["status"],
+                attempts=record["attempts"],
+                usage=record["usage"],
+                script=record.get("lua"),
+                request_bytes=record.get("received"),
+                answer_bytes=record.get("sent"),
+            ),
             ended_at_us=_seconds_to_us(record["start"]) + record["ms"] * 1000,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
 
 
 def from_als(message: HttpAccessLogEntry) -> Logged | None:
@@ -47,21 +74,44 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
     metadata = common.metadata.filter_metadata
     if common.access_log_type not in (0, _DOWNSTREAM_END) or CHECK not in metadata:
         return None
-    try:
+    with _unreadable():
         return Logged(
             entry=_entry(
                 MessageToDict(metadata[CHECK]),
                 status=message.response.response_code.value,
                 attempts=common.upstream_request_attempt_count,
                 usage=MessageToDict(metadata[USAGE]) if USAGE in metadata else None,
+                script=MessageToDict(metadata[SCRIPT]) if SCRIPT in metadata else None,
+                request_bytes=message.request.request_body_bytes,
+                answer_bytes=message.response.response_body_bytes,
             ),
             ended_at_us=common.start_time.ToMicroseconds() + common.time_to_last_downstream_tx_byte.ToMicroseconds(),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
 
 
-def _entry(check: Mapping[str, Any], *, status: Any, attempts: Any, usage: Any) -> Entry:
+_UNBOUNDED = "unbounded"
+_MAX_RATE = 1_000_000
+
+
+def _entry(
+    check: Mapping[str, Any],
+    *,
+    status: Any,
+    attempts: Any,
+    usage: Any,
+    script: Any,
+    request_bytes: Any,
+    answer_bytes: Any,
+) -> Entry:
+    hold = _text(check, "hold_nano")
     return Entry(
         decision_id=UUID(_text(check, "decision_id")),
         key_id=_text(check, "key_id"),
@@ -69,12 +119,31 @@ def _entry(check: Mapping[str, Any], *, status: Any, attempts: Any, usage: Any) 
         model=_text(check, "model"),
         endpoint=_text(check, "endpoint"),
         price_id=_text(check, "price_id"),
-        admitted_at_us=int(_text(check, "admitted_at_us")),
+        admitted_at_us=_whole(_text(check, "admitted_at_us")),
         month=_text(check, "month"),
         status=_count(status),
         attempts=_count(attempts),
-        usage=usage_from(usage) if usage is not None else None,
+        reported=usage_from(usage) if usage is not None else None,
+        request_bytes=_count(request_bytes),
+        answer_bytes=_count(answer_bytes),
+        events=_events(script),
+        hold_nano=None if hold == _UNBOUNDED else _whole(hold),
+        rates=_rates(_text(check, "rates")),
     )
+
+
+def _rates(text: str) -> Rates:
+    input_byte, output_byte, event = map(_whole, text.split(" "))
+    rates = Rates(input_byte, output_byte, event)
+    if max(rates.input_byte, rates.output_byte, rates.event) > _MAX_RATE:
+        raise ValueError("a rate is out of range")
+    return rates
+
+
+def _events(script: Any) -> int | None:
+    """Return how many events the answer had, None if it was no stream."""
+    stream = script.get("stream") if script is not None else None
+    return None if stream is None else _count(stream["events"])
 
 
 def _text(check: Mapping[str, Any], name: str) -> str:
@@ -84,13 +153,20 @@ def _text(check: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise ValueError("a number is out of range")
+    return value
+
+
 def _count(value: Any) -> int:
-    """Return a number of the log; Envoy writes null where it has none."""
+    """Return a number of the log; Envoy writes null where it has none. Metadata has doubles only."""
     if value is None:
         return 0
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not 0 <= value < 2**53:
         raise TypeError("a count is not a whole number")
-    return value
+    return int(value)
 
 
 def _seconds_to_us(text: str) -> int:

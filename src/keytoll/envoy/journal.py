@@ -1,50 +1,55 @@
 """The journal: the access log that Envoy writes to files, followed for as long as it grows.
 
 Every file of the folder whose name starts with `journal` is followed from its own offset, which the store keeps in the
-same transaction as the charges. A file is known by its inode and its first line, which holds a decision id. So it keeps
-its identity through a rename and a restart, and what is truncated, copied or put in its place is a new file. Rotation
-needs no special case: the old file is read to its end under whatever name it has, the new one from its start. Where
-anything is in doubt a file is read again from its start: an entry that was settled before has no effect.
+same transaction as the charges. Rotation needs no special case, whoever does it: the old file is read to its end under
+whatever name it has, the new one from its start. Where anything is in doubt a file is read again from its start: an
+entry that was settled before has no effect.
 """
 
 import asyncio
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from keytoll.envoy.entries import UnreadableEntry, from_journal
+from keytoll.envoy.segments import JournalFile, confirmed, journal_files, whole_lines
 from keytoll.metrics import Metrics
 from keytoll.settlement import Logged, Settlement
 from keytoll.store.base import LedgerStore, Position, Rejected, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
-_CHUNK_BYTES = 256 * 1024
-"""Read at a time: about 200 entries, so that parsing them holds up no Check for more than a few milliseconds."""
-
 _POLL_S = 0.05
 _RETRY_S = 1.0
-_MAX_LINE_BYTES = 1024 * 1024
-"""Envoy's lines are far shorter, since every field in them is bounded; what is longer is garbage."""
+_TORN_S = 5.0
+"""A partial line that has not grown for so long will have no rest: Envoy died, or its disk was full, amid a write."""
 
+_MAX_BRACES = 64
 _KEPT_TEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """A journal file as found: its path, its identity and its size."""
+class _Tail:
+    """A partial last line: how large the file was with it, and since when on the monotonic clock."""
 
-    path: Path
-    identity: str
-    size: int
+    size_bytes: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What this journal adds to the gauges, which are sums over all journals."""
+
+    lag_bytes: int = 0
+    position_bytes: int = 0
+    files: int = 0
 
 
 class JournalFollower:
-    """Reads the journal's files and hands their entries to settlement."""
+    """Reads the files of one journal and hands their entries to settlement. Several may share store and settlement."""
 
     def __init__(
         self,
@@ -54,15 +59,23 @@ class JournalFollower:
         settlement: Settlement,
         clock: Callable[[], int],
         metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._store = store
         self._settlement = settlement
         self._clock = clock
+        self._monotonic = monotonic
         self._metrics = metrics
-        self._offsets: dict[str, int] | None = None
+        self._measured = _Measured()
+        self._stored: dict[str, int] | None = None
+        self._offsets: dict[str, int] = {}
+        self._tails: dict[int, _Tail] = {}
         self.problem: str | None = None
         """Why the journal can't be read at the moment, if so."""
+        self.read_past_us = 0
+        """Every entry that Envoy had written before this instant is settled. Never steps back; 0 before the first
+        round. What Envoy holds in memory still, for up to its flush interval, is not written yet."""
 
     async def run(self) -> None:
         """Follow the journal until cancelled, also through times when its folder can't be read."""
@@ -71,7 +84,7 @@ class JournalFollower:
                 progressed = await self.read_once()
             except (OSError, StoreUnavailable) as error:
                 if self.problem is None:
-                    _log.error("journal_unreadable", error=str(error))
+                    _log.error("journal_unreadable", folder=str(self.folder), error=str(error))
                 self.problem = str(error)
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -80,44 +93,54 @@ class JournalFollower:
                 await asyncio.sleep(_POLL_S)
 
     async def read_once(self) -> bool:
-        """Settle one chunk of every file that has grown; return whether there was any."""
-        if self._offsets is None:
-            self._offsets = dict(await self._store.positions())
-        offsets, files = self._offsets, self._files()
+        """Settle one chunk of every file that has grown; return whether there was any. Raises OSError, StoreUnavailable."""
+        started_us = self._clock()
+        if self._stored is None:
+            self._stored = dict(await self._store.positions())
+        files = journal_files(self.folder)
+        self._meet(files, self._stored)
         progressed = False
         for file in files:
-            if offsets.get(file.identity, 0) < file.size:
-                progressed |= await self._read_chunk(file, offsets)
-        await self._forget_gone(files, offsets)
-        self._measure(files, offsets)
+            progressed |= await self._read_chunk(file)
+        await self._forget_gone(files)
+        self._measure(files)
+        read = [self._is_read(file) for file in files]
+        if all(read):
+            self.read_past_us = max(self.read_past_us, started_us)
         return progressed
 
-    def _files(self) -> list[_File]:
-        """Return the files that hold at least one whole line, oldest first."""
-        found = []
-        with os.scandir(self._folder) as entries:
-            paths = [Path(e.path) for e in entries if e.name.startswith("journal") and e.is_file(follow_symlinks=False)]
-        for path in paths:
-            try:
-                with path.open("rb") as file:
-                    status = os.fstat(file.fileno())
-                    first = file.readline(_MAX_LINE_BYTES)
-            except FileNotFoundError:  # renamed since it was listed; found under its new name next time
-                continue
-            if first.endswith(b"\n"):
-                identity = f"{status.st_ino}-{hashlib.sha256(first).hexdigest()[:32]}"
-                found.append((status.st_mtime_ns, _File(path, identity, status.st_size)))
-        return [file for _, file in sorted(found, key=lambda pair: pair[0])]
+    def settled_bytes(self, identity: str) -> int:
+        """Return how much of a file is settled."""
+        return self._offsets.get(identity, 0)
 
-    async def _read_chunk(self, file: _File, offsets: dict[str, int]) -> bool:
-        offset = offsets.get(file.identity, 0)
-        chunk = _whole_lines(file.path, offset)
+    def is_torn(self, file: JournalFile) -> bool:
+        """Whether the file ends in part of a line whose rest will not come."""
+        tail = self._tails.get(file.inode)
+        if tail is None or tail.size_bytes != file.size_bytes:
+            return False
+        return self._monotonic() - tail.since_s >= _TORN_S and not self._has_line(file)
+
+    def _meet(self, files: Sequence[JournalFile], stored: dict[str, int]) -> None:
+        """Take up the position of files that are new here, and drop one that is past the end of its file."""
+        for file in files:
+            if file.identity is None:
+                continue
+            if file.identity not in self._offsets:
+                self._offsets[file.identity] = confirmed(file, stored.pop(file.identity, 0))
+            elif self._offsets[file.identity] > file.size_bytes:
+                self._offsets[file.identity] = 0
+
+    async def _read_chunk(self, file: JournalFile) -> bool:
+        if file.identity is None or self._offsets[file.identity] >= file.size_bytes:
+            return False
+        offset = self._offsets[file.identity]
+        chunk = whole_lines(file, offset)
         if not chunk:
             return False
         logged, rejected = self._parse(chunk)
         position = Position(file.identity, offset + len(chunk))
         await self._settlement.post(logged, rejected=rejected, positions=(position,))
-        offsets[file.identity] = position.offset
+        self._offsets[file.identity] = position.offset
         return True
 
     def _parse(self, chunk: bytes) -> tuple[list[Logged], list[Rejected]]:
@@ -128,36 +151,61 @@ class JournalFollower:
             except UnreadableEntry as error:
                 text = line[:_KEPT_TEXT].decode(errors="replace")
                 rejected.append(Rejected(f"unreadable journal line ({error})", text, self._clock()))
-            else:
-                if item is not None:
-                    logged.append(item)
+                item = _after_torn(line)
+            if item is not None:
+                logged.append(item)
         return logged, rejected
 
-    async def _forget_gone(self, files: list[_File], offsets: dict[str, int]) -> None:
-        gone = offsets.keys() - {file.identity for file in files}
+    async def _forget_gone(self, files: Sequence[JournalFile]) -> None:
+        """Drop the positions of files that were here and are gone. Those never seen here may be another journal's."""
+        gone = self._offsets.keys() - {file.identity for file in files}
         if gone:
             await self._store.forget_positions(sorted(gone))
             for identity in gone:
-                del offsets[identity]
+                del self._offsets[identity]
+        for inode in self._tails.keys() - {file.inode for file in files}:
+            del self._tails[inode]
 
-    def _measure(self, files: list[_File], offsets: dict[str, int]) -> None:
-        self._metrics.journal_lag.set(sum(max(0, file.size - offsets.get(file.identity, 0)) for file in files))
-        self._metrics.journal_position.set(offsets.get(files[-1].identity, 0) if files else 0)
+    def _is_read(self, file: JournalFile) -> bool:
+        """Whether all that the file held when it was listed is settled, but for a line that is torn for good."""
+        if self._offsets.get(file.identity or "", 0) >= file.size_bytes:
+            self._tails.pop(file.inode, None)
+            return True
+        tail = self._tails.get(file.inode)
+        if tail is None or tail.size_bytes != file.size_bytes:
+            self._tails[file.inode] = _Tail(file.size_bytes, self._monotonic())
+        return self.is_torn(file)
 
+    def _has_line(self, file: JournalFile) -> bool:
+        return file.identity is not None and whole_lines(file, self._offsets.get(file.identity, 0)) != b""
 
-def _whole_lines(path: Path, offset: int) -> bytes:
-    """Return the next whole lines; a partial last one waits for its rest. Empty if there is none or the file is gone."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            chunk = file.read(_CHUNK_BYTES)
-            while b"\n" not in chunk and len(chunk) < _MAX_LINE_BYTES and (more := file.read(_CHUNK_BYTES)):
-                chunk += more
-    except FileNotFoundError:
-        return b""
-    end = chunk.rfind(b"\n") + 1
-    return chunk if not end and len(chunk) >= _MAX_LINE_BYTES else chunk[:end]
+    def _measure(self, files: Sequence[JournalFile]) -> None:
+        offsets = [self._offsets.get(file.identity or "", 0) for file in files]
+        lag_bytes = sum(max(0, file.size_bytes - offset) for file, offset in zip(files, offsets, strict=True))
+        measured, before = _Measured(lag_bytes, offsets[-1] if offsets else 0, len(files)), self._measured
+        self._metrics.journal_lag.inc(measured.lag_bytes - before.lag_bytes)
+        self._metrics.journal_position.inc(measured.position_bytes - before.position_bytes)
+        self._metrics.journal_segments.inc(measured.files - before.files)
+        self._measured = measured
 
 
 def _lines(chunk: bytes) -> Iterator[bytes]:
     return (line for line in chunk.split(b"\n") if line.strip())
+
+
+def _after_torn(line: bytes) -> Logged | None:
+    """Return the entry at the end of a line that begins with a torn one.
+
+    A disk that fills up, or a SIGKILL, can leave part of a line, and Envoy appends the next entry to that. It begins at
+    a brace and ends the line; what begins inside it ends before the line does, so nothing else there is an entry.
+    """
+    start = len(line)
+    for _ in range(_MAX_BRACES):
+        start = line.rfind(b'{"', 0, start)
+        if start <= 0:
+            return None
+        try:
+            return from_journal(line[start:])
+        except UnreadableEntry:
+            continue
+    return None

@@ -2,7 +2,7 @@
 --
 -- Check's metadata says what to do; the script knows no paths and no models of its own:
 --   pool            the cluster to route to               retries       further members of that pool
---   body            "json", or "none" to leave it alone   upstream_model  the model's name at the backends, if all agree
+--   body            "json", "form", or "none": no body     upstream_model  the model's name at the backends, if all agree
 --   include_usage   ask for a stream's usage              strip_usage   ... and hide the chunk that answers it
 --   running_usage   ask for the usage so far as well      store_false   send `store: false`
 --
@@ -10,7 +10,7 @@
 -- A Lua error lets a request go on: so nothing but that last line may set x-kt-route, without which nothing is routed.
 -- On the way back it counts every stream's events and bytes, and hides the usage chunk from callers who didn't ask for it.
 
-local find, byte, sub, lower = string.find, string.byte, string.sub, string.lower
+local find, byte, sub, lower, match = string.find, string.byte, string.sub, string.lower, string.match
 local CHECK, OURS = "envoy.filters.http.ext_authz", "kt.lua"
 local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 34, 92, 44, 123, 125, 91
 
@@ -22,11 +22,12 @@ local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 34, 92, 4
 local TOP = {}
 for _, name in ipairs {
   "model", "stream", "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
-  "store", "background", "previous_response_id", "conversation",
+  "store", "background", "previous_response_id", "conversation", "prompt",
 } do TOP[name] = true end
 local OPTIONS = {include_usage = true, continuous_usage_stats = true}
--- Those of them that may be an object; of all others json_to_metadata would see nothing in one.
-local MAY_NEST = {stream_options = true, conversation = true}
+-- Those of them that may hold more, and how that opens; of all others json_to_metadata would see nothing in it. A prompt
+-- that is an object is a stored one, of whose spellings json_to_metadata knows only {"id": "..."}.
+local MAY_NEST = {stream_options = OPEN_OBJECT, prompt = OPEN_ARRAY}
 
 -- Index after the string that opens at i.
 local function after_string(s, i)
@@ -89,9 +90,8 @@ local function members(s, i, known)
     if not past then return nil end
     count = count + 1
     if known[name] then
-      if spans[name] or (byte(s, colon + 1) == OPEN_OBJECT or byte(s, colon + 1) == OPEN_ARRAY) and not MAY_NEST[name] then
-        return nil, name
-      end
+      local c = byte(s, colon + 1)
+      if spans[name] or (c == OPEN_OBJECT or c == OPEN_ARRAY) and MAY_NEST[name] ~= c then return nil, name end
       spans[name] = {colon + 1, past - 1}
     end
     i = find(s, "[^ \t\r\n]", past)
@@ -200,6 +200,20 @@ local function rewrite(handle, orders)
   return true
 end
 
+-- Put the upstream model into a form that form.lua has read, whose metadata says where.
+local function rewrite_form(handle, upstream_model)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local model, span = metadata:get("kt.req")["model"], metadata:get("kt.form")["model_at"]
+  if not upstream_model then metadata:set(OURS, "model_at", span .. " raw") return end
+  local first, last = match(span, "^(%d+) (%d+)$")
+  local body = handle:body()
+  local before = body:getBytes(0, body:length())
+  if sub(before, first, last) ~= model then error("not the form that was read") end
+  local after = sub(before, 1, first - 1) .. upstream_model .. sub(before, last + 1)
+  body:setBytes(after)
+  if handle:headers():get("content-length") then handle:headers():replace("content-length", tostring(#after)) end
+end
+
 function envoy_on_request(handle)
   local check = handle:streamInfo():dynamicMetadata():get(CHECK)
   local pool, retries, kind = check["pool"], check["retries"], check["body"]
@@ -207,6 +221,7 @@ function envoy_on_request(handle)
     local orders = {}
     for _, name in ipairs {"include_usage", "running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
     if not rewrite(handle, orders) then return end
+  elseif kind == "form" then rewrite_form(handle, check["upstream_model"])
   elseif kind ~= "none" then error("no decision") end
   handle:headers():replace("x-envoy-max-retries", tostring(retries))
   handle:headers():replace("x-kt-route", pool)

@@ -13,7 +13,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from keytoll.envoy.check import Handler
+from keytoll.envoy.check import Handler, Void
 from keytoll.sockets import prepared, short_path
 
 _log = structlog.get_logger(__name__)
@@ -34,11 +34,11 @@ _OPTIONS = (
 class EnvoyServer:
     """Serves Envoy on a UNIX socket until stopped. `als` is served only where it is the source of settlement."""
 
-    def __init__(self, path: Path, *, check: Handler, als: MessageSink | None) -> None:
+    def __init__(self, path: Path, *, check: Handler, void: Void, als: MessageSink | None) -> None:
         self._path = path
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_check_service(check), *([_als_service(als)] if als else [])))
+        self._server.add_generic_rpc_handlers((_check_service(check, void), *([_als_service(als)] if als else [])))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> None:
@@ -57,11 +57,11 @@ class EnvoyServer:
         await self._server.stop(grace_s)
 
 
-def _check_service(handler: Handler) -> grpc.GenericRpcHandler:
+def _check_service(handler: Handler, void: Void) -> grpc.GenericRpcHandler:
     async def check(message: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         try:
-            answer = handler(message)
-            return answer if isinstance(answer, bytes) else await answer
+            found = handler(message)
+            answer = found if isinstance(found, bytes) else await found
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a CheckRequest")
         except asyncio.CancelledError:
@@ -69,6 +69,14 @@ def _check_service(handler: Handler) -> grpc.GenericRpcHandler:
         except Exception:  # noqa: BLE001 - Envoy answers 503 to any error; what it was is for the log, not for the wire
             _log.exception("check_failed")
             await context.abort(grpc.StatusCode.INTERNAL, "Check failed")
+
+        def done(ended: grpc.aio.ServicerContext[Any, Any]) -> None:
+            # Envoy cancels the call when it times out or its caller leaves: then the answer reached nobody.
+            if ended.cancelled():
+                void(answer)
+
+        context.add_done_callback(done)  # type: ignore[arg-type]  # the stubs' protocol is a nominal class
+        return answer
 
     method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
         check

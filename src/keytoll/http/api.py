@@ -5,17 +5,25 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 
+from keytoll.core.expiry import format_timestamp
 from keytoll.http.contract import (
     About,
+    ChargeDetail,
     ChargeOut,
     ChargePage,
     ChargesQuery,
     CreatedKey,
+    EditPreviewOut,
+    EditQuery,
     KeyIn,
     KeyOut,
     KeyPage,
     KeyPatch,
     KeysQuery,
+    NoQuery,
+    UnsettledOut,
+    UnsettledPage,
+    UnsettledQuery,
     instant,
 )
 from keytoll.http.errors import add_error_handlers
@@ -51,6 +59,7 @@ async def _about(request: Request) -> About:
 
 _Management = Annotated[Management, Depends(_management)]
 _About = Annotated[About, Depends(_about)]
+_NoQuery = Annotated[NoQuery, Query()]
 _KeysQuery = Annotated[KeysQuery, Query()]
 _router = APIRouter(prefix="/api/v1", route_class=StrictRoute)
 
@@ -62,7 +71,7 @@ async def get_about(about: _About) -> About:
 
 
 @_router.post("/users/{name}/keys", status_code=201)
-async def create_user_key(name: str, body: KeyIn, management: _Management) -> CreatedKey:
+async def create_user_key(name: str, body: KeyIn, _: _NoQuery, management: _Management) -> CreatedKey:
     """Create a key of a user; the answer alone holds its secret."""
     return await _create(f"users/{name}", body, management)
 
@@ -74,7 +83,7 @@ async def list_user_keys(name: str, query: _KeysQuery, management: _Management) 
 
 
 @_router.post("/organizations/{name}/keys", status_code=201)
-async def create_organization_key(name: str, body: KeyIn, management: _Management) -> CreatedKey:
+async def create_organization_key(name: str, body: KeyIn, _: _NoQuery, management: _Management) -> CreatedKey:
     """Create a key of an organization; the answer alone holds its secret."""
     return await _create(f"organizations/{name}", body, management)
 
@@ -98,13 +107,17 @@ async def get_key(key_id: str, management: _Management) -> KeyOut:
 
 
 @_router.patch("/keys/{key_id}")
-async def edit_key(key_id: str, body: KeyPatch, management: _Management) -> KeyOut:
-    """Change a key; in force when answered."""
+async def edit_key(
+    key_id: str, body: KeyPatch, query: Annotated[EditQuery, Query()], management: _Management, about: _About
+) -> KeyOut | EditPreviewOut:
+    """Change a key; in force when answered. A dry run changes nothing, and tells what the edit would do."""
+    if query.dry_run:
+        return await _preview(key_id, body, management, about)
     return _key_out(await management.edit_key(key_id, body.to_core()), management)
 
 
 @_router.delete("/keys/{key_id}", status_code=204)
-async def delete_key(key_id: str, management: _Management) -> None:
+async def delete_key(key_id: str, _: _NoQuery, management: _Management) -> None:
     """Delete a key; in force when answered. Requests that are already running finish and are charged."""
     await management.delete_key(key_id)
 
@@ -116,6 +129,32 @@ async def list_charges(query: Annotated[ChargesQuery, Query()], management: _Man
     return ChargePage(
         data=[ChargeOut.of(charge, currency=about.currency) for charge in page],
         next=page[-1].id if following else None,
+    )
+
+
+@_router.get("/charges/{charge_id}")
+async def explain_charge(charge_id: str, management: _Management, about: _About) -> ChargeDetail:
+    """Show a row of the ledger, of any kind, with its sum line by line."""
+    return ChargeDetail.explained(await management.explain_charge(charge_id), currency=about.currency)
+
+
+@_router.get("/unsettled")
+async def list_unsettled(query: Annotated[UnsettledQuery, Query()], management: _Management) -> UnsettledPage:
+    """List the decisions whose log entry never came, newest admission first."""
+    found = await management.list_unsettled(after=query.after, limit=query.limit + 1, settled_later=query.settled_later)
+    page, following = _page(found, query.limit)
+    return UnsettledPage(
+        data=[UnsettledOut.of(unsettled) for unsettled in page], next=page[-1].charge.id if following else None
+    )
+
+
+async def _preview(key_id: str, body: KeyPatch, management: Management, about: About) -> EditPreviewOut:
+    preview = await management.preview_edit(key_id, body.to_core(), currency=about.currency)
+    return EditPreviewOut(
+        before=_key_out(preview.before, management),
+        after=_key_out(preview.after, management),
+        effects=list(preview.effects),
+        from_=format_timestamp(preview.from_us),
     )
 
 

@@ -6,10 +6,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from keytoll.core.expiry import format_timestamp, parse_timestamp
-from keytoll.core.ledger import Charge
+from keytoll.core.explain import Estimate, Line, format_femto
+from keytoll.core.ledger import Charge, Kind
 from keytoll.core.money import format_amount, parse_amount
 from keytoll.core.quota import Quota, QuotaKind
-from keytoll.management import MAX_PAGE, UNCHANGED, KeyChanges
+from keytoll.management import MAX_PAGE, UNCHANGED, ExplainedCharge, KeyChanges, Unsettled
 from keytoll.store.base import ChargeQuery, StoredKey
 
 
@@ -31,6 +32,8 @@ class _Query(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+
+class _PageQuery(_Query):
     after: str | None = Field(None, max_length=100)
     limit: int = Field(100, ge=1, le=MAX_PAGE)
 
@@ -72,11 +75,27 @@ class KeyPatch(_Strict):
         )
 
 
-class KeysQuery(_Query):
+class NoQuery(_Query):
+    """No query at all: a change must not be made for real because its `dry_run` is not known."""
+
+
+class EditQuery(_Query):
+    """How to edit: a dry run changes nothing, and tells what the edit would do."""
+
+    dry_run: bool = False
+
+
+class KeysQuery(_PageQuery):
     """Which page of keys to list."""
 
 
-class ChargesQuery(_Query):
+class UnsettledQuery(_PageQuery):
+    """Which unsettled decisions to list: the open ones, or all, those that were corrected since too."""
+
+    settled_later: bool = Field(False, alias="all")
+
+
+class ChargesQuery(_PageQuery):
     """Which charges to list."""
 
     owner: str | None = None
@@ -135,6 +154,15 @@ class CreatedKey(KeyOut):
     secret: str
 
 
+class EditPreviewOut(BaseModel):
+    """What an edit would do, if it were made at the instant `from`. Nothing was changed."""
+
+    before: KeyOut
+    after: KeyOut
+    effects: list[str]
+    from_: str = Field(serialization_alias="from")
+
+
 class KeyPage(BaseModel):
     """A page of keys. `next` is the `after` of the next page, null on the last."""
 
@@ -143,9 +171,14 @@ class KeyPage(BaseModel):
 
 
 class ChargeOut(BaseModel):
-    """A row of the ledger."""
+    """A row of the ledger.
+
+    `hold` is what was held for it at most, null where that could not be bounded; `beyond_hold` by how much the amount
+    is more. Bytes are those of the bodies that the caller sent and got, `events` those of a stream, null for no stream.
+    """
 
     id: str
+    kind: Kind
     decision_id: str
     key_id: str
     owner: str
@@ -158,11 +191,17 @@ class ChargeOut(BaseModel):
     reasoning_tokens: int
     audio_input_tokens: int
     audio_output_tokens: int
+    price_id: str
     amount: str
     currency: str
+    hold: str | None
+    beyond_hold: str
     measured: str
     status: int
     attempts: int
+    request_bytes: int
+    answer_bytes: int
+    events: int | None
     month: str
     admitted_at: str
     settled_at: str
@@ -173,6 +212,7 @@ class ChargeOut(BaseModel):
         entry, usage = charge.entry, charge.usage
         return cls(
             id=charge.id,
+            kind=charge.kind,
             decision_id=str(entry.decision_id),
             key_id=entry.key_id,
             owner=entry.owner,
@@ -185,15 +225,137 @@ class ChargeOut(BaseModel):
             reasoning_tokens=usage.reasoning,
             audio_input_tokens=usage.audio_input,
             audio_output_tokens=usage.audio_output,
+            price_id=entry.price_id,
             amount=format_amount(charge.amount_nano),
             currency=currency,
+            hold=_optional_amount(entry.hold_nano),
+            beyond_hold=format_amount(charge.beyond_hold_nano),
             measured=charge.measured.value,
             status=entry.status,
             attempts=entry.attempts,
+            request_bytes=entry.request_bytes,
+            answer_bytes=entry.answer_bytes,
+            events=entry.events,
             month=entry.month,
             admitted_at=format_timestamp(entry.admitted_at_us),
             settled_at=format_timestamp(charge.settled_at_us),
         )
+
+
+class LineOut(BaseModel):
+    """One item of a sum: `count` tokens of a class at `price` for each `per` of them; or the request itself, once."""
+
+    item: str
+    count: int
+    price: str
+    per: int
+    product: str
+
+    @classmethod
+    def of(cls, line: Line) -> "LineOut":
+        """Return the line."""
+        return cls(
+            item=line.item,
+            count=line.count,
+            price=format_amount(line.price_nano),
+            per=line.per,
+            product=format_femto(line.product_femto),
+        )
+
+
+class EstimateOut(BaseModel):
+    """How tokens were estimated: `count` bytes or events of `source`, at `rate` tokens each, rounded up."""
+
+    item: str
+    source: str
+    count: int
+    rate: str
+    tokens: int
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> "EstimateOut":
+        """Return the estimate."""
+        whole, thousandths = divmod(estimate.thousandths, 1000)
+        rate = f"{whole}.{thousandths:03d}"
+        return cls(item=estimate.item, source=estimate.source, count=estimate.count, rate=rate, tokens=estimate.tokens)
+
+
+class ChargeDetail(ChargeOut):
+    """A row of the ledger with its sum: `lines` add up to `sum`, exactly; `rounding` to nano-units is half to even.
+
+    `served`: a backend worked on it; where none did, there is nothing to add up. `capped`: an estimate was cut from
+    `rounded` to `hold`. `adds_up`: the amount is what this comes to. `price_from` is since when the price applied, null
+    for a model's first. A correction `refers_to` the unsettled row that it corrects.
+    """
+
+    refers_to: str | None
+    price_from: str | None
+    served: bool
+    lines: list[LineOut]
+    sum: str
+    rounding: str
+    rounded: str
+    capped: bool
+    adds_up: bool
+    estimates: list[EstimateOut]
+
+    @classmethod
+    def explained(cls, found: ExplainedCharge, *, currency: str) -> "ChargeDetail":
+        """Return the charge with its sum."""
+        explanation = found.explanation
+        return cls(
+            **ChargeOut.of(found.charge, currency=currency).model_dump(),
+            refers_to=found.charge.refers_to,
+            price_from=None if found.price_from_us is None else format_timestamp(found.price_from_us),
+            served=explanation.served,
+            lines=[LineOut.of(line) for line in explanation.lines],
+            sum=format_femto(explanation.sum_femto),
+            rounding=format_femto(explanation.rounding_femto),
+            rounded=format_amount(explanation.rounded_nano),
+            capped=explanation.capped,
+            adds_up=explanation.adds_up,
+            estimates=[EstimateOut.of(estimate) for estimate in explanation.estimates],
+        )
+
+
+class UnsettledOut(BaseModel):
+    """A decision whose log entry never came: what it held is not charged. `noted_at` is when that was found.
+
+    `corrected_by` is the charge that followed if the entry came after all.
+    """
+
+    id: str
+    decision_id: str
+    key_id: str
+    owner: str
+    model: str
+    admitted_at: str
+    hold: str | None
+    noted_at: str
+    corrected_by: str | None
+
+    @classmethod
+    def of(cls, unsettled: Unsettled) -> "UnsettledOut":
+        """Return the decision."""
+        charge, entry = unsettled.charge, unsettled.charge.entry
+        return cls(
+            id=charge.id,
+            decision_id=str(entry.decision_id),
+            key_id=entry.key_id,
+            owner=entry.owner,
+            model=entry.model,
+            admitted_at=format_timestamp(entry.admitted_at_us),
+            hold=_optional_amount(entry.hold_nano),
+            noted_at=format_timestamp(charge.settled_at_us),
+            corrected_by=unsettled.corrected_by,
+        )
+
+
+class UnsettledPage(BaseModel):
+    """A page of unsettled decisions, newest admission first. `next` is the `after` of the next page, null on the last."""
+
+    data: list[UnsettledOut]
+    next: str | None
 
 
 class ChargePage(BaseModel):
@@ -206,3 +368,7 @@ class ChargePage(BaseModel):
 def instant(field: str, text: str | None) -> int | None:
     """Return the microseconds of an RFC 3339 timestamp, None for none. Raises InvalidValue."""
     return None if text is None else parse_timestamp(text, field=field)
+
+
+def _optional_amount(nano: int | None) -> str | None:
+    return None if nano is None else format_amount(nano)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
-from keytoll.management import KeyNotFound
+from keytoll.management import ChargeNotFound, KeyNotFound
 from keytoll.store.base import NameTaken, StoreUnavailable
 
 _MAX_PARAM = 100
@@ -74,6 +74,10 @@ async def _on_key_not_found(_request: Request, _exc: Exception) -> Response:
     return error_answer(404, "There is no key of this id", code="not_found")
 
 
+async def _on_charge_not_found(_request: Request, _exc: Exception) -> Response:
+    return error_answer(404, "There is no charge of this id", code="not_found")
+
+
 async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
 
@@ -93,6 +97,7 @@ _HANDLERS: Mapping[type[Exception], Callable[[Request, Any], Awaitable[Response]
     RequestValidationError: _on_bad_request,
     InvalidValue: _on_invalid_value,
     KeyNotFound: _on_key_not_found,
+    ChargeNotFound: _on_charge_not_found,
     NameTaken: _on_name_taken,
     StoreUnavailable: _on_store_unavailable,
     HTTPException: _on_http_exception,

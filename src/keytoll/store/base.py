@@ -5,10 +5,11 @@ Values that cross this line are core's frozen dataclasses, never rows. Driver er
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from uuid import UUID
 
 from keytoll.core.keys import Key
-from keytoll.core.ledger import Charge
+from keytoll.core.ledger import Charge, Kind
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 
@@ -57,20 +58,32 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction posts: charges, entries that were kept out, and how far the journal is thereby read."""
+    """What one transaction posts: charges, entries that were kept out, and how far the journal is thereby read.
+
+    `unsettled` are rows of that kind, for decisions that are given up. Raises ValueError for one among the charges, or
+    a charge among them: its amount would miss the totals.
+    """
 
     charges: Sequence[Charge] = ()
     rejected: Sequence[Rejected] = ()
     positions: Sequence[Position] = ()
+    unsettled: Sequence[Charge] = ()
+
+    def __post_init__(self) -> None:
+        if any(charge.kind is Kind.UNSETTLED for charge in self.charges):
+            raise ValueError("an unsettled row is no charge")
+        if any(row.kind is not Kind.UNSETTLED or row.amount_nano for row in self.unsettled):
+            raise ValueError("an unsettled row is of that kind, and of amount 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
     """What posting a batch did.
 
-    `charges` are those that are new; `repeated` counts entries that were there already, which changes nothing;
-    `conflicts` are charges whose decision has another entry, which were kept out. `totals` holds, for each key with a
-    new charge, its lifetime and the months that changed, as of `revision`.
+    `charges` are those that are new, as they were posted: as a correction where the decision had been given up as
+    unsettled before. `repeated` counts entries that were there already, which changes nothing; `conflicts` are charges
+    whose decision has another entry, which were kept out. `totals` holds, for each key with a new charge, its lifetime
+    and the months that changed, as of `revision`. `unsettled` are the decisions that are newly given up.
     """
 
     revision: int
@@ -78,6 +91,18 @@ class Posted:
     repeated: int = 0
     conflicts: Sequence[Charge] = ()
     totals: Mapping[str, Totals] = field(default_factory=dict)
+    unsettled: Sequence[Charge] = ()
+
+
+class PriceRecord(NamedTuple):
+    """That a model has the prices of `price_id` from `from_us` on, as was noted at `noted_at_us`.
+
+    Of the records of one `from_us`, the one that was noted last applies.
+    """
+
+    from_us: int
+    price_id: str
+    noted_at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +144,28 @@ class LedgerStore(Protocol):
     async def post(self, batch: Batch) -> Posted:
         """Post a batch in one transaction: rows, totals (key lifetime, key by month, owner by month), positions.
 
-        Idempotent by decision id. A total that would pass 64 bits raises OverflowError, and nothing of the batch is
-        posted.
+        Idempotent by decision id: a decision gets one charge, or one unsettled row and at most one correction of it. An
+        unsettled row is posted only where the decision has no row yet, nor a charge in the same batch. A total that
+        would pass 64 bits raises OverflowError, and nothing of the batch is posted.
         """
 
+    async def charge(self, charge_id: str) -> Charge | None:
+        """Return the row of this id, of any kind."""
+
     async def list_charges(self, query: ChargeQuery) -> Sequence[Charge]:
-        """Return the charges that match, newest admission first."""
+        """Return the charges and corrections that match, newest admission first."""
+
+    async def list_unsettled(self, *, after: str | None, limit: int, settled_later: bool) -> Sequence[Charge]:
+        """Return unsettled rows, newest admission first, those after the id `after`.
+
+        Only the open ones, which have no correction, or with `settled_later` all.
+        """
+
+    async def count_unsettled(self) -> int:
+        """Return how many unsettled rows are open. The time that it takes grows with that number only."""
+
+    async def settled(self, decision_ids: Sequence[UUID]) -> set[UUID]:
+        """Return those of the decisions that have a row of any kind: they are charged, or given up."""
 
     async def owner_totals(self, owner: str) -> Mapping[str, int]:
         """Return what an owner spent, by month, in nano-units."""
@@ -134,6 +175,15 @@ class LedgerStore(Protocol):
 
     async def prices(self, price_id: str) -> Prices | None:
         """Return the price version of this id."""
+
+    async def note_prices(self, model_prices: Sequence[tuple[str, int, Prices]], at_us: int) -> None:
+        """Keep, in one transaction, which models have which prices from which instant on, and the versions themselves.
+
+        Each is a model, the instant (us) and the prices. What was noted last already is not noted again.
+        """
+
+    async def price_history(self, model: str) -> Sequence[PriceRecord]:
+        """Return all that was noted of a model's prices, by the instant that they apply from, then as it was noted."""
 
     async def positions(self) -> Mapping[str, int]:
         """Return the offset of every journal file that is known, by the file's identity."""

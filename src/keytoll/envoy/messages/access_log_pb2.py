@@ -28,7 +28,7 @@ from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb
 from keytoll.envoy.messages import check_pb2 as keytoll_dot_envoy_dot_messages_dot_check__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'keytoll/envoy/messages/access_log.proto\x12\x16keytoll.envoy.messages\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\"keytoll/envoy/messages/check.proto\"\xfa\x01\n\x0f\x41\x63\x63\x65ssLogCommon\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x1ftime_to_last_downstream_tx_byte\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x08metadata\x18\x11 \x01(\x0b\x32 .keytoll.envoy.messages.Metadata\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65ss_log_type\x18! \x01(\x05\"M\n\x16HttpResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"\x9a\x01\n\x12HttpAccessLogEntry\x12\x42\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\'.keytoll.envoy.messages.AccessLogCommon\x12@\n\x08response\x18\x04 \x01(\x0b\x32..keytoll.envoy.messages.HttpResponseProperties\"U\n\x14HttpAccessLogEntries\x12=\n\tlog_entry\x18\x01 \x03(\x0b\x32*.keytoll.envoy.messages.HttpAccessLogEntry\"Z\n\x17StreamAccessLogsMessage\x12?\n\thttp_logs\x18\x02 \x01(\x0b\x32,.keytoll.envoy.messages.HttpAccessLogEntriesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'keytoll/envoy/messages/access_log.proto\x12\x16keytoll.envoy.messages\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\"keytoll/envoy/messages/check.proto\"\xfa\x01\n\x0f\x41\x63\x63\x65ssLogCommon\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x1ftime_to_last_downstream_tx_byte\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x08metadata\x18\x11 \x01(\x0b\x32 .keytoll.envoy.messages.Metadata\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65ss_log_type\x18! \x01(\x05\"3\n\x15HttpRequestProperties\x12\x1a\n\x12request_body_bytes\x18\x0c \x01(\x04\"j\n\x16HttpResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x1b\n\x13response_body_bytes\x18\x03 \x01(\x04\"\xda\x01\n\x12HttpAccessLogEntry\x12\x42\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\'.keytoll.envoy.messages.AccessLogCommon\x12>\n\x07request\x18\x03 \x01(\x0b\x32-.keytoll.envoy.messages.HttpRequestProperties\x12@\n\x08response\x18\x04 \x01(\x0b\x32..keytoll.envoy.messages.HttpResponseProperties\"U\n\x14HttpAccessLogEntries\x12=\n\tlog_entry\x18\x01 \x03(\x0b\x32*.keytoll.envoy.messages.HttpAccessLogEntry\"Z\n\x17StreamAccessLogsMessage\x12?\n\thttp_logs\x18\x02 \x01(\x0b\x32,.keytoll.envoy.messages.HttpAccessLogEntriesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACCESSLOGCOMMON']._serialized_start=201
   _globals['_ACCESSLOGCOMMON']._serialized_end=451
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=453
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=530
-  _globals['_HTTPACCESSLOGENTRY']._serialized_start=533
-  _globals['_HTTPACCESSLOGENTRY']._serialized_end=687
-  _globals['_HTTPACCESSLOGENTRIES']._serialized_start=689
-  _globals['_HTTPACCESSLOGENTRIES']._serialized_end=774
-  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_start=776
-  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_end=866
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_start=453
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_end=504
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=506
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=612
+  _globals['_HTTPACCESSLOGENTRY']._serialized_start=615
+  _globals['_HTTPACCESSLOGENTRY']._serialized_end=833
+  _globals['_HTTPACCESSLOGENTRIES']._serialized_start=835
+  _globals['_HTTPACCESSLOGENTRIES']._serialized_end=920
+  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_start=922
+  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_end=1012
 # @@protoc_insertion_point(module_scope)

@@ -5,12 +5,12 @@ The caller holds SQLite's write lock (BEGIN IMMEDIATE), so what is read here can
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiosqlite
 
-from keytoll.core.ledger import Charge
+from keytoll.core.ledger import Charge, Kind, correction
 from keytoll.core.money import add_totals
 from keytoll.core.quota import Totals
 from keytoll.store.base import Batch, Posted
@@ -22,44 +22,86 @@ _Account = tuple[str, str]
 
 async def post(connection: aiosqlite.Connection, batch: Batch) -> Posted:
     """Post the batch within the open transaction. Raises OverflowError if a total would pass 64 bits."""
-    sifted = await _sift(connection, batch.charges)
-    new = tuple(sifted.new.values())
+    known = await _known(connection, [*batch.charges, *batch.unsettled])
+    sifted = _sift(batch, known)
+    new, unsettled = tuple(sifted.new.values()), tuple(sifted.unsettled.values())
     spent_nano = await _add_to_totals(connection, new)
-    # Rows are made by generators, which the connection's thread runs: a large batch must not hold up the event loop.
-    await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, new))
+    await _insert(connection, new, known.unsettled)
+    await _insert_unsettled(connection, unsettled)
     await connection.executemany(queries.INSERT_CONFLICT, map(rows.conflict_row, sifted.conflicts))
     await connection.executemany(queries.INSERT_REJECTED, map(rows.rejected_row, batch.rejected))
     await connection.executemany(queries.PUT_POSITION, ((p.file, p.offset) for p in batch.positions))
     ((revision,),) = await connection.execute_fetchall(queries.REVISION)
-    return Posted(revision, new, sifted.repeated, tuple(sifted.conflicts), _totals_of_keys(new, spent_nano))
+    totals = _totals_of_keys(new, spent_nano)
+    return Posted(revision, new, sifted.repeated, tuple(sifted.conflicts), totals, unsettled)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the ledger holds by decision: the fingerprint of what settled it, the id of the row that gave it up."""
+
+    settled: dict[str, bytes] = field(default_factory=dict)
+    unsettled: dict[str, str] = field(default_factory=dict)
+
+
+async def _known(connection: aiosqlite.Connection, charges: Iterable[Charge]) -> _Known:
+    ids = [str(charge.entry.decision_id) for charge in charges]
+    known = _Known()
+    found = await connection.execute_fetchall(queries.ROWS_OF_DECISIONS, {"decision_ids": json.dumps(ids)})
+    for decision_id, kind, id_, fingerprint in found:
+        if kind == Kind.UNSETTLED:
+            known.unsettled[decision_id] = id_
+        else:
+            known.settled[decision_id] = fingerprint
+    return known
 
 
 @dataclass(slots=True)
 class _Sifted:
+    """What is new by decision, and what is not."""
+
     new: dict[str, Charge] = field(default_factory=dict)
+    unsettled: dict[str, Charge] = field(default_factory=dict)
     conflicts: list[Charge] = field(default_factory=list)
     repeated: int = 0
 
 
-async def _sift(connection: aiosqlite.Connection, charges: Sequence[Charge]) -> _Sifted:
+def _sift(batch: Batch, known: _Known) -> _Sifted:
     """Part the charges into new, repeated and conflicting ones, also among themselves: a decision's first wins."""
-    ids = [str(charge.entry.decision_id) for charge in charges]
-    found = await connection.execute_fetchall(queries.FINGERPRINTS, {"decision_ids": json.dumps(ids)})
-    fingerprints: dict[str, bytes] = dict(map(tuple, found))
     sifted = _Sifted()
-    for decision_id, charge in zip(ids, charges, strict=True):
-        if decision_id in fingerprints:
-            same = fingerprints[decision_id] == charge.entry.fingerprint
+    for charge in batch.charges:
+        decision_id = str(charge.entry.decision_id)
+        if decision_id in known.settled:
+            same = known.settled[decision_id] == charge.entry.fingerprint
         elif decision_id in sifted.new:
             same = sifted.new[decision_id].entry == charge.entry
         else:
-            sifted.new[decision_id] = charge
+            sifted.new[decision_id] = correction(charge) if decision_id in known.unsettled else charge
             continue
         if same:
             sifted.repeated += 1
         else:
             sifted.conflicts.append(charge)
+    sifted.unsettled = _given_up(batch.unsettled, {*known.settled, *known.unsettled, *sifted.new})
     return sifted
+
+
+def _given_up(unsettled: Iterable[Charge], with_a_row: Container[str]) -> dict[str, Charge]:
+    by_decision = {str(row.entry.decision_id): row for row in unsettled}
+    return {decision_id: row for decision_id, row in by_decision.items() if decision_id not in with_a_row}
+
+
+async def _insert(connection: aiosqlite.Connection, charges: Sequence[Charge], given_up: Mapping[str, str]) -> None:
+    """Insert charges. Those of decisions that were given up refer to the row that says so, which is open no more."""
+    refers_to = [given_up.get(str(charge.entry.decision_id)) for charge in charges]
+    # Rows are made by generators, which the connection's thread runs: a large batch must not hold up the event loop.
+    await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, charges, refers_to))
+    await connection.executemany(queries.CLOSE_UNSETTLED, ((id_,) for id_ in refers_to if id_ is not None))
+
+
+async def _insert_unsettled(connection: aiosqlite.Connection, unsettled: Sequence[Charge]) -> None:
+    await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, unsettled))
+    await connection.executemany(queries.OPEN_UNSETTLED, ((row.id,) for row in unsettled))
 
 
 async def _add_to_totals(connection: aiosqlite.Connection, charges: Iterable[Charge]) -> Mapping[_Account, int]:

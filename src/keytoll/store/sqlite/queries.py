@@ -39,31 +39,44 @@ LIST_KEYS_OF_OWNER = _STORED_KEY + "AND owner = :owner AND id > :after ORDER BY 
 
 # --- posting ---
 
-FINGERPRINTS = """
-SELECT charges.decision_id, charges.fingerprint
+ROWS_OF_DECISIONS = """
+SELECT charges.decision_id, charges.kind, charges.id, charges.fingerprint
 FROM json_each(:decision_ids) AS given
-CROSS JOIN charges ON charges.decision_id = given.value AND charges.kind = 'charge'
+CROSS JOIN charges ON charges.decision_id = given.value
 """
 
-INSERT_CHARGE = """
-INSERT INTO charges (
-    id, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts, uncharged_usage,
+_CHARGE_COLUMNS = """
+    id, kind, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
+    request_bytes, answer_bytes, events, hold_nano,
+    input_byte_millitokens, output_byte_millitokens, event_millitokens,
+    output_told, uncharged_usage,
     measured, amount_nano, settled_at_us,
     input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
     reasoning_tokens,
     input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
-    audio_output_price_nano, request_price_nano,
-    fingerprint, kind
-) VALUES (
+    audio_output_price_nano, request_price_nano
+"""
+
+INSERT_CHARGE = f"""
+INSERT INTO charges ({_CHARGE_COLUMNS}, fingerprint, refers_to) VALUES (
     ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?,
+    ?, ?, ?,
+    ?, ?,
     ?, ?, ?,
     ?, ?, ?, ?, ?, ?,
     ?,
     ?, ?, ?, ?, ?,
     ?, ?,
-    ?, 'charge'
+    ?, ?
 )
+"""  # noqa: S608 - of constants alone
+
+OPEN_UNSETTLED = """
+INSERT INTO open_unsettled (open_seq, opened_at_us) SELECT seq, admitted_at_us FROM charges WHERE id = ?
 """
+
+CLOSE_UNSETTLED = "DELETE FROM open_unsettled WHERE open_seq = (SELECT seq FROM charges WHERE id = ?)"
 
 TOTALS = """
 SELECT totals.subject, totals.month, totals.spent_nano
@@ -91,17 +104,9 @@ ON CONFLICT (file) DO UPDATE SET offset_bytes = excluded.offset_bytes
 
 # --- the ledger, read ---
 
-_CHARGE = """
-SELECT
-    id, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts, uncharged_usage,
-    measured, amount_nano, settled_at_us,
-    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
-    reasoning_tokens,
-    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
-    audio_output_price_nano, request_price_nano
-FROM charges
-WHERE TRUE
-"""
+_CHARGES = f"SELECT {_CHARGE_COLUMNS} FROM charges\n"  # noqa: S608 - of constants alone
+
+CHARGE = _CHARGES + "WHERE id = :id"
 
 
 def list_charges(query: ChargeQuery) -> str:
@@ -113,8 +118,33 @@ def list_charges(query: ChargeQuery) -> str:
         "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n": query.after,
     }
     given = "".join(condition for condition, value in conditions.items() if value is not None)
-    return _CHARGE + given + "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit"
+    return _CHARGES + "WHERE kind <> 'unsettled'\n" + given + "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit"
 
+
+def list_unsettled(*, after: str | None, settled_later: bool) -> str:
+    """Return the statement over all unsettled rows, or over the open ones."""
+    statement, page, order = _ALL_UNSETTLED if settled_later else _OPEN_UNSETTLED
+    return statement + ("" if after is None else page) + order
+
+
+_ALL_UNSETTLED = (
+    _CHARGES + "WHERE kind = 'unsettled'\n",
+    "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n",
+    "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit",
+)
+_OPEN_UNSETTLED = (
+    f"SELECT {_CHARGE_COLUMNS} FROM open_unsettled CROSS JOIN charges ON seq = open_seq WHERE TRUE\n",  # noqa: S608
+    "AND (opened_at_us, open_seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n",
+    "ORDER BY opened_at_us DESC, open_seq DESC LIMIT :limit",
+)
+
+COUNT_UNSETTLED = "SELECT COUNT(*) FROM open_unsettled"
+
+SETTLED = """
+SELECT charges.decision_id
+FROM json_each(:decision_ids) AS given
+CROSS JOIN charges ON charges.decision_id = given.value
+"""
 
 OWNER_TOTALS = "SELECT month, spent_nano FROM totals WHERE subject = :owner AND month <> ''"
 
@@ -135,6 +165,16 @@ SELECT
 FROM prices
 WHERE id = :id
 """
+
+NOTE_PRICES = """
+INSERT INTO price_versions (model, from_us, price_id, noted_at_us)
+SELECT :model, :from_us, :price_id, :noted_at_us
+WHERE :price_id IS NOT (
+    SELECT price_id FROM price_versions WHERE model = :model AND from_us = :from_us ORDER BY seq DESC LIMIT 1
+)
+"""
+
+PRICE_HISTORY = "SELECT from_us, price_id, noted_at_us FROM price_versions WHERE model = :model ORDER BY from_us, seq"
 
 POSITIONS = "SELECT file, offset_bytes FROM journal_positions"
 

@@ -1,14 +1,15 @@
 """Core's values to the rows of the SQLite store, and back. The order of a row is that of its statement in `queries`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 from keytoll.core.keys import Key
-from keytoll.core.ledger import Charge, Entry, Measured
+from keytoll.core.ledger import Charge, Entry, Kind, Measured, Rates, Reported
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota, QuotaKind, Totals
 from keytoll.store.base import Rejected, StoredKey
@@ -18,8 +19,26 @@ Row = Sequence[Any]
 LIFETIME = ""
 """What stands for the month in a total of a key's whole life."""
 
+_ENTRY = (
+    "key_id",
+    "owner",
+    "model",
+    "endpoint",
+    "price_id",
+    "admitted_at_us",
+    "month",
+    "status",
+    "attempts",
+    "request_bytes",
+    "answer_bytes",
+    "events",
+    "hold_nano",
+)
+_RATES = ("input_byte", "output_byte", "event")
 _USAGE = ("input", "cached_input", "cache_write", "output", "audio_input", "audio_output", "reasoning")
 _PRICES = ("input", "cached_input", "cache_write", "output", "audio_input", "audio_output", "request")
+_entry_columns = attrgetter(*_ENTRY)
+_rates = attrgetter(*_RATES)
 _usage_row = attrgetter(*_USAGE)
 _unit_prices = attrgetter(*_PRICES)
 
@@ -47,70 +66,65 @@ def stored_key(row: Row) -> StoredKey:
     return StoredKey(key, Totals(by_month.pop(LIFETIME, 0), by_month), revision)
 
 
-def charge_row(charge: Charge) -> Row:
+def charge_row(charge: Charge, refers_to: str | None = None) -> Row:
     """Return the row that INSERT_CHARGE takes."""
     entry = charge.entry
     return (
         charge.id,
+        charge.kind.value,
         str(entry.decision_id),
-        entry.key_id,
-        entry.owner,
-        entry.model,
-        entry.endpoint,
-        entry.price_id,
-        entry.admitted_at_us,
-        entry.month,
-        entry.status,
-        entry.attempts,
-        _uncharged_usage(charge),
+        *_entry_columns(entry),
+        *_rates(entry.rates),
+        *_reported_row(charge),
         charge.measured.value,
         charge.amount_nano,
         charge.settled_at_us,
         *_usage_row(charge.usage),
         *_unit_prices(charge.prices),
         entry.fingerprint,
+        refers_to,
     )
 
 
 def charge(row: Row) -> Charge:
     """Return the charge as it was posted."""
-    usage = Usage(**dict(zip(_USAGE, row[15:22], strict=True)))
-    measured = Measured(row[12])
-    entry = Entry(
-        decision_id=UUID(row[1]),
-        key_id=row[2],
-        owner=row[3],
-        model=row[4],
-        endpoint=row[5],
-        price_id=row[6],
-        admitted_at_us=row[7],
-        month=row[8],
-        status=row[9],
-        attempts=row[10],
-        usage=_entry_usage(row[11], measured, usage),
-    )
+    columns = iter(row)
+    id_, kind, decision_id = islice(columns, 3)
+    facts = _named(_ENTRY, columns)
+    rates = Rates(**_named(_RATES, columns))
+    output_told, uncharged = islice(columns, 2)
+    measured, amount_nano, settled_at_us = islice(columns, 3)
+    usage = Usage(**_named(_USAGE, columns))
+    reported = _reported(output_told, uncharged, usage)
     return Charge(
-        id=row[0],
-        entry=entry,
-        prices=prices(row[22:29]),
+        id=id_,
+        kind=Kind(kind),
+        entry=Entry(decision_id=UUID(decision_id), **facts, rates=rates, reported=reported),
+        prices=Prices(**_named(_PRICES, columns)),
         usage=usage,
-        measured=measured,
-        amount_nano=row[13],
-        settled_at_us=row[14],
+        measured=Measured(measured),
+        amount_nano=amount_nano,
+        settled_at_us=settled_at_us,
     )
 
 
-def _uncharged_usage(charge: Charge) -> str | None:
-    implied = charge.usage if charge.measured is Measured.REPORTED else None
-    reported = charge.entry.usage
-    return None if reported == implied else json.dumps(reported and asdict(reported))
+def _named(names: Sequence[str], columns: Iterator[Any]) -> dict[str, Any]:
+    """Take a column for each name."""
+    return dict(zip(names, islice(columns, len(names)), strict=True))
 
 
-def _entry_usage(uncharged: str | None, measured: Measured, usage: Usage) -> Usage | None:
-    if uncharged is None:
-        return usage if measured is Measured.REPORTED else None
-    reported = json.loads(uncharged)
-    return reported and Usage(**reported)
+def _reported_row(charge: Charge) -> Row:
+    """Return whether the output was told, and what was reported where it is not what is charged."""
+    reported = charge.entry.reported
+    if reported is None:
+        return None, None
+    return int(reported.output_told), None if reported.usage == charge.usage else json.dumps(asdict(reported.usage))
+
+
+def _reported(output_told: int | None, uncharged: str | None, charged: Usage) -> Reported | None:
+    if output_told is None:
+        return None
+    return Reported(charged if uncharged is None else Usage(**json.loads(uncharged)), bool(output_told))
 
 
 def conflict_row(charge: Charge) -> Row:
@@ -136,3 +150,8 @@ def prices_row(prices: Prices) -> Row:
 def prices(row: Row) -> Prices:
     """Return the price version."""
     return Prices(**dict(zip(_PRICES, row, strict=True)))
+
+
+def noted_row(model: str, from_us: int, prices: Prices, noted_at_us: int) -> Mapping[str, Any]:
+    """Return what NOTE_PRICES takes."""
+    return {"model": model, "from_us": from_us, "price_id": prices.id, "noted_at_us": noted_at_us}

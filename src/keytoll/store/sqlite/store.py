@@ -9,13 +9,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiosqlite
 
 from keytoll.core.keys import Key
 from keytoll.core.ledger import Charge
 from keytoll.core.pricing import Prices
-from keytoll.store.base import Batch, ChargeQuery, NameTaken, Posted, StoredKey, StoreUnavailable
+from keytoll.store.base import Batch, ChargeQuery, NameTaken, Posted, PriceRecord, StoredKey, StoreUnavailable
 from keytoll.store.sqlite import queries, rows
 from keytoll.store.sqlite.database import (
     READER_PRAGMAS,
@@ -28,6 +29,9 @@ from keytoll.store.sqlite.database import (
 )
 from keytoll.store.sqlite.posting import post
 from keytoll.store.sqlite.schema import migrate
+
+_DECISIONS_AT_ONCE = 1000
+"""How many decisions one statement looks up: more would hold up the event loop while their list is made."""
 
 
 class SqliteStore:
@@ -107,10 +111,36 @@ class SqliteStore:
         self._check_open()
         return await self._writer.run(partial(post, batch=batch))
 
+    async def charge(self, charge_id: str) -> Charge | None:
+        """Return the row of this id, of any kind."""
+        found = await self._read(self._lists, queries.CHARGE, {"id": charge_id})
+        return rows.charge(found[0]) if found else None
+
     async def list_charges(self, query: ChargeQuery) -> Sequence[Charge]:
-        """Return the charges that match, newest admission first; none if `after` is unknown."""
+        """Return the charges and corrections that match, newest admission first; none if `after` is unknown."""
         found = await self._read(self._lists, queries.list_charges(query), asdict(query))
         return [rows.charge(row) for row in found]
+
+    async def list_unsettled(self, *, after: str | None, limit: int, settled_later: bool) -> Sequence[Charge]:
+        """Return unsettled rows, newest admission first: the open ones or all; none if `after` is unknown."""
+        statement = queries.list_unsettled(after=after, settled_later=settled_later)
+        found = await self._read(self._lists, statement, {"after": after, "limit": limit})
+        return [rows.charge(row) for row in found]
+
+    async def count_unsettled(self) -> int:
+        """Return how many unsettled rows are open."""
+        found = await self._read(self._lists, queries.COUNT_UNSETTLED, {})
+        return int(found[0][0])
+
+    async def settled(self, decision_ids: Sequence[UUID]) -> set[UUID]:
+        """Return those of the decisions that have a row of any kind."""
+        settled: set[UUID] = set()
+        for start in range(0, len(decision_ids), _DECISIONS_AT_ONCE):
+            asked = json.dumps([str(id_) for id_ in decision_ids[start : start + _DECISIONS_AT_ONCE]])
+            settled.update(
+                UUID(row[0]) for row in await self._read(self._lists, queries.SETTLED, {"decision_ids": asked})
+            )
+        return settled
 
     async def owner_totals(self, owner: str) -> Mapping[str, int]:
         """Return what an owner spent, by month, in nano-units."""
@@ -124,6 +154,23 @@ class SqliteStore:
 
         self._check_open()
         await self._writer.run(add)
+
+    async def note_prices(self, model_prices: Sequence[tuple[str, int, Prices]], at_us: int) -> None:
+        """Keep which models have which prices from when, and the price versions, in one transaction."""
+
+        async def note(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(
+                queries.INSERT_PRICES, (rows.prices_row(prices) for *_, prices in model_prices)
+            )
+            await connection.executemany(queries.NOTE_PRICES, (rows.noted_row(*noted, at_us) for noted in model_prices))
+
+        self._check_open()
+        await self._writer.run(note)
+
+    async def price_history(self, model: str) -> Sequence[PriceRecord]:
+        """Return all that was noted of a model's prices, by the instant that they apply from, then as it was noted."""
+        found = await self._read(self._lists, queries.PRICE_HISTORY, {"model": model})
+        return [PriceRecord(*row) for row in found]
 
     async def prices(self, price_id: str) -> Prices | None:
         """Return the price version of this id."""

@@ -28,11 +28,28 @@ CREATE TABLE prices (
     request_price_nano       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Which model had which prices from when. Of one model and from_us, the last row applies.
+CREATE TABLE price_versions (
+    seq         INTEGER PRIMARY KEY,
+    model       TEXT    NOT NULL,
+    from_us     INTEGER NOT NULL,
+    price_id    TEXT    NOT NULL REFERENCES prices (id),
+    noted_at_us INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX price_versions_of_model ON price_versions (model, from_us);
+
+CREATE TRIGGER price_versions_never_change BEFORE UPDATE ON price_versions
+BEGIN SELECT RAISE(ABORT, 'the history of prices is append-only'); END;
+CREATE TRIGGER price_versions_never_go BEFORE DELETE ON price_versions
+BEGIN SELECT RAISE(ABORT, 'the history of prices is append-only'); END;
+
 -- No foreign key leads to keys or prices: what was used is charged, whatever else is known.
 CREATE TABLE charges (
     seq                      INTEGER PRIMARY KEY AUTOINCREMENT,  -- the last one is the ledger's revision
     id                       TEXT    NOT NULL UNIQUE,
-    kind                     TEXT    NOT NULL,
+    kind                     TEXT    NOT NULL CHECK (kind IN ('charge', 'unsettled', 'correction')),
+    refers_to                TEXT    REFERENCES charges (id),  -- the unsettled row that a correction corrects
     decision_id              TEXT    NOT NULL,
     key_id                   TEXT    NOT NULL,
     owner                    TEXT    NOT NULL,
@@ -43,7 +60,15 @@ CREATE TABLE charges (
     month                    TEXT    NOT NULL CHECK (month <> ''),
     status                   INTEGER NOT NULL,
     attempts                 INTEGER NOT NULL,
-    uncharged_usage          TEXT,  -- JSON: what the entry reported, where that isn't what the token columns hold
+    request_bytes            INTEGER NOT NULL,
+    answer_bytes             INTEGER NOT NULL,
+    events                   INTEGER,  -- NULL: the answer was no stream
+    hold_nano                INTEGER,  -- NULL: the worst case could not be bounded
+    input_byte_millitokens   INTEGER NOT NULL,  -- what an estimate counts by
+    output_byte_millitokens  INTEGER NOT NULL,
+    event_millitokens        INTEGER NOT NULL,
+    output_told              INTEGER CHECK (output_told IN (0, 1)),  -- NULL: no usage was reported
+    uncharged_usage          TEXT,  -- JSON: what was reported, where that isn't what the token columns hold
     measured                 TEXT    NOT NULL,
     amount_nano              INTEGER NOT NULL,
     settled_at_us            INTEGER NOT NULL,
@@ -61,19 +86,31 @@ CREATE TABLE charges (
     audio_input_price_nano   INTEGER NOT NULL,
     audio_output_price_nano  INTEGER NOT NULL,
     request_price_nano       INTEGER NOT NULL,
-    fingerprint              BLOB    NOT NULL               -- of the entry's facts
+    fingerprint              BLOB    NOT NULL,              -- of the entry's facts
+    CHECK ((kind = 'correction') = (refers_to IS NOT NULL)),
+    CHECK (kind <> 'unsettled' OR amount_nano = 0)
 ) STRICT;
 
-CREATE UNIQUE INDEX charges_decision ON charges (decision_id) WHERE kind = 'charge';
+-- A decision has at most one unsettled row, and one that settles it.
+CREATE UNIQUE INDEX charges_decision ON charges (decision_id, kind = 'unsettled');
 -- Each index ends in seq, the rowid, so all of them give the order (admitted_at_us, seq).
-CREATE INDEX charges_admitted ON charges (admitted_at_us);
-CREATE INDEX charges_of_owner ON charges (owner, admitted_at_us);
-CREATE INDEX charges_of_key ON charges (key_id, admitted_at_us);
+CREATE INDEX charges_admitted ON charges (admitted_at_us) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_owner ON charges (owner, admitted_at_us) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_key ON charges (key_id, admitted_at_us) WHERE kind <> 'unsettled';
+CREATE INDEX charges_unsettled ON charges (admitted_at_us) WHERE kind = 'unsettled';
 
 CREATE TRIGGER charges_never_change BEFORE UPDATE ON charges
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER charges_never_go BEFORE DELETE ON charges
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+
+-- The unsettled rows without a correction: a list of its own, since the rows themselves never change.
+CREATE TABLE open_unsettled (
+    open_seq     INTEGER PRIMARY KEY REFERENCES charges (seq),
+    opened_at_us INTEGER NOT NULL  -- when it was admitted
+) STRICT;
+
+CREATE INDEX open_unsettled_admitted ON open_unsettled (opened_at_us);
 
 CREATE TABLE totals (
     subject    TEXT    NOT NULL,  -- the id of a key, or an owner

@@ -1,0 +1,165 @@
+"""The admissions file: what Check has admitted and settlement has not yet ended, so that a restart can hold it again.
+
+One line is appended before Check answers, in one write and without fsync: it survives a crash of Keytoll, which is what
+it is for. The file is a row of segments, each removed once nothing in it is under way any more; so its size is bounded by
+what is admitted meanwhile, not by how long Keytoll runs.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from keytoll.core.ledger import Entry
+
+_log = structlog.get_logger(__name__)
+
+_SEGMENT = re.compile(r"admissions-(\d{9})\.jsonl", re.ASCII)
+
+
+class AdmissionsFile:
+    """The segments in one folder. Raises OSError where they can't be written or read."""
+
+    def __init__(self, folder: Path, *, segment_lines: int = 4096) -> None:
+        self._folder = folder
+        self._segment_lines = segment_lines
+        self._under_way: dict[int, int] = {}
+        self._segment_of: dict[UUID, int] = {}
+        self._active = 0
+        self._lines = 0
+        self._fd = -1
+        self._torn = False
+
+    def open(self) -> list[Entry]:
+        """Return the admissions that were not voided, and begin a segment of this process's own."""
+        found: dict[UUID, Entry] = {}
+        for number, path in self._segments():
+            for line in path.read_bytes().split(b"\n"):
+                self._replay(number, line, found)
+            self._under_way.setdefault(number, 0)
+        self._begin(max(self._under_way, default=0) + 1)
+        self._remove_idle()
+        return list(found.values())
+
+    def append(self, entry: Entry) -> None:
+        """Keep an admission."""
+        if self._lines >= self._segment_lines:
+            self._begin(self._active + 1)
+        self._write(_admission_line(entry))
+        self._note(entry.decision_id, self._active)
+
+    def void(self, decision_id: UUID) -> None:
+        """Note that an admission came to nothing, and forget it."""
+        self._write(json.dumps({"void": decision_id.hex}).encode())
+        self.end(decision_id)
+
+    def end(self, decision_id: UUID) -> None:
+        """Forget an admission that the ledger has taken over."""
+        number = self._segment_of.pop(decision_id, None)
+        if number is None:
+            return
+        self._under_way[number] -= 1
+        if not self._under_way[number] and number != self._active:
+            self._remove(number)
+
+    def close(self) -> None:
+        """Close the segment that is written to."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _segments(self) -> Iterator[tuple[int, Path]]:
+        for path in sorted(self._folder.iterdir()):
+            if match := _SEGMENT.fullmatch(path.name):
+                yield int(match[1]), path
+
+    def _replay(self, number: int, line: bytes, found: dict[UUID, Entry]) -> None:
+        if not line:
+            return
+        try:
+            record = json.loads(line)
+            if "void" in record:
+                if found.pop(UUID(record["void"]), None) is not None:
+                    self.end(UUID(record["void"]))
+                return
+            entry = _entry(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # Cut by a crash or a full disk in the middle of its write: its Check was never answered.
+            _log.warning("admission_unreadable", segment=number, bytes=len(line))
+            return
+        found[entry.decision_id] = entry
+        self._note(entry.decision_id, number)
+
+    def _note(self, decision_id: UUID, number: int) -> None:
+        self._segment_of[decision_id] = number
+        self._under_way[number] = self._under_way.get(number, 0) + 1
+
+    def _begin(self, number: int) -> None:
+        fd = os.open(self._path(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.close()
+        self._fd, before, self._active, self._lines, self._torn = fd, self._active, number, 0, False
+        self._under_way[number] = 0
+        if self._under_way.get(before) == 0:
+            self._remove(before)
+
+    def _write(self, line: bytes) -> None:
+        data = (b"\n" if self._torn else b"") + line + b"\n"
+        self._torn = True
+        if os.write(self._fd, data) != len(data):
+            raise OSError(f"{self._path(self._active)} could not be written in full")
+        self._torn = False
+        self._lines += 1
+
+    def _remove_idle(self) -> None:
+        for number in [n for n, count in self._under_way.items() if not count and n != self._active]:
+            self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        del self._under_way[number]
+        self._path(number).unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"admissions-{number:09d}.jsonl"
+
+
+def _admission_line(entry: Entry) -> bytes:
+    record = {
+        "id": entry.decision_id.hex,
+        "key": entry.key_id,
+        "owner": entry.owner,
+        "model": entry.model,
+        "endpoint": entry.endpoint,
+        "price": entry.price_id,
+        "at_us": entry.admitted_at_us,
+        "month": entry.month,
+        "hold": entry.hold_nano,
+    }
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+def _entry(record: dict[str, object]) -> Entry:
+    hold, at_us = record["hold"], record["at_us"]
+    texts = [record[name] for name in ("id", "key", "owner", "model", "endpoint", "price", "month")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(at_us, int):
+        raise TypeError("not an admission")
+    if hold is not None and not isinstance(hold, int):
+        raise TypeError("not an amount")
+    decision_id, key_id, owner, model, endpoint, price_id, month = map(str, texts)
+    return Entry(
+        decision_id=UUID(decision_id),
+        key_id=key_id,
+        owner=owner,
+        model=model,
+        endpoint=endpoint,
+        price_id=price_id,
+        admitted_at_us=at_us,
+        month=month,
+        status=0,
+        attempts=0,
+        reported=None,
+        hold_nano=hold,
+    )

@@ -1,0 +1,124 @@
+"""The book of holds: what every key's requests under way may cost at most, from their admission to their settlement."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from keytoll.admission.file import AdmissionsFile
+from keytoll.core.holds import KeyHolds
+from keytoll.core.ledger import Entry
+from keytoll.store.base import LedgerStore
+
+_NOTHING = KeyHolds()
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    entry: Entry
+    placed_s: float  # monotonic: a clock that steps must neither end a hold early nor keep it for ever
+
+
+class HoldBook:
+    """Holds by key. Lives on one event loop.
+
+    `monotonic` gives seconds of a clock that never steps. `on_end` is told each decision whose hold ends.
+    """
+
+    def __init__(
+        self,
+        file: AdmissionsFile,
+        *,
+        monotonic: Callable[[], float],
+        on_end: Callable[[UUID], None] = lambda _: None,
+    ) -> None:
+        self._file = file
+        self._monotonic = monotonic
+        self._on_end = on_end
+        self._holds: dict[UUID, _Hold] = {}
+        self._by_key: dict[str, KeyHolds] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def of(self, key_id: str) -> KeyHolds:
+        """Return what the requests under way of a key hold."""
+        return self._by_key.get(key_id, _NOTHING)
+
+    def place(self, entry: Entry) -> None:
+        """Hold a request's worst case. Raises OSError, and nothing is held, where that can't be written down first."""
+        self._file.append(entry)
+        self._add(entry)
+
+    async def restore(self, store: LedgerStore) -> None:
+        """Open the admissions file, and hold again what an earlier process had admitted and the ledger doesn't know."""
+        entries = self._file.open()
+        for at in range(0, len(entries), _AT_ONCE):
+            some = entries[at : at + _AT_ONCE]
+            settled = await store.settled([entry.decision_id for entry in some])
+            for entry in some:
+                if entry.decision_id in settled:
+                    self._file.end(entry.decision_id)
+                else:
+                    self._add(entry)
+
+    def void(self, decision_id: UUID) -> None:
+        """End the hold of a request whose Check was given up by Envoy before its answer: it will never be logged."""
+        if self._drop(decision_id):
+            with suppress(OSError):  # a restart would hold it again, and in time it would be found unsettled
+                self._file.void(decision_id)
+
+    def end(self, decision_ids: Iterable[UUID]) -> None:
+        """End the holds of requests that the ledger has taken over."""
+        for decision_id in decision_ids:
+            self._drop(decision_id)
+            self._file.end(decision_id)
+
+    def older_than(self, age_s: float, *, or_admitted_before_us: int = 0) -> list[Entry]:
+        """Return what was placed more than `age_s` ago or admitted before an instant."""
+        before_s = self._monotonic() - age_s
+        return [
+            hold.entry
+            for hold in self._holds.values()
+            if hold.placed_s < before_s or hold.entry.admitted_at_us < or_admitted_before_us
+        ]
+
+    async def released(self, key_id: str) -> None:
+        """Return when a hold of the key ends."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(key_id, [])
+        waiting.append(future)
+        try:
+            await future
+        finally:
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting and self._waiting.get(key_id) is waiting:
+                del self._waiting[key_id]
+
+    def waiting(self, key_id: str) -> int:
+        """Return how many wait for a hold of the key to end."""
+        return len(self._waiting.get(key_id, ()))
+
+    def _add(self, entry: Entry) -> None:
+        self._holds[entry.decision_id] = _Hold(entry, self._monotonic())
+        self._by_key[entry.key_id] = self.of(entry.key_id).plus(entry.month, entry.hold_nano)
+
+    def _drop(self, decision_id: UUID) -> bool:
+        hold = self._holds.pop(decision_id, None)
+        if hold is None:
+            return False
+        self._on_end(decision_id)
+        entry = hold.entry
+        left = self.of(entry.key_id).minus(entry.month, entry.hold_nano)
+        if left.in_all.count:
+            self._by_key[entry.key_id] = left
+        else:
+            del self._by_key[entry.key_id]
+        for future in self._waiting.get(entry.key_id, ()):
+            if not future.done():
+                future.set_result(None)
+        return True

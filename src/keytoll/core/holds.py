@@ -1,0 +1,80 @@
+"""Holds: the worst cases of requests under way, and whether another one fits beside them.
+
+> A key's final spend is at most its limit plus one request, plus what a backend reported beyond a request's worst case.
+
+A hold belongs to the month of its request's admission, as its charge will.
+"""
+
+from dataclasses import dataclass
+
+from keytoll.core.quota import Quota, QuotaKind, Totals, spent_nano
+from keytoll.core.worst_case import UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the requests under way of one key hold: how many they are, the sum of the bounded ones, in nano-units, and
+    how many are unbounded."""
+
+    count: int = 0
+    amount_nano: int = 0
+    unbounded: int = 0
+
+    def plus(self, worst_nano: int | None) -> "Held":
+        """Return the sum with one more hold."""
+        if worst_nano is UNBOUNDED:
+            return Held(self.count + 1, self.amount_nano, self.unbounded + 1)
+        return Held(self.count + 1, self.amount_nano + worst_nano, self.unbounded)
+
+    def minus(self, worst_nano: int | None) -> "Held":
+        """Return the sum without a hold that is in it."""
+        if worst_nano is UNBOUNDED:
+            return Held(self.count - 1, self.amount_nano, self.unbounded - 1)
+        return Held(self.count - 1, self.amount_nano - worst_nano, self.unbounded)
+
+
+NOTHING_HELD = Held()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHolds:
+    """What a key's requests under way hold, in all and by the month of their admission."""
+
+    in_all: Held = NOTHING_HELD
+    by_month: tuple[tuple[str, Held], ...] = ()
+
+    def counting(self, quota: Quota, month: str) -> Held:
+        """Return the holds that count towards a quota: this month's under a monthly one, else all of them."""
+        if quota.kind is not QuotaKind.MONTHLY:
+            return self.in_all
+        return next((held for name, held in self.by_month if name == month), NOTHING_HELD)
+
+    def plus(self, month: str, worst_nano: int | None) -> "KeyHolds":
+        """Return these holds with one more."""
+        return self._with(month, self._of(month).plus(worst_nano), self.in_all.plus(worst_nano))
+
+    def minus(self, month: str, worst_nano: int | None) -> "KeyHolds":
+        """Return these holds without one that is among them."""
+        return self._with(month, self._of(month).minus(worst_nano), self.in_all.minus(worst_nano))
+
+    def _of(self, month: str) -> Held:
+        return next((held for name, held in self.by_month if name == month), NOTHING_HELD)
+
+    def _with(self, month: str, held: Held, in_all: Held) -> "KeyHolds":
+        others = tuple(pair for pair in self.by_month if pair[0] != month)
+        return KeyHolds(in_all, (*others, (month, held)) if held.count else others)
+
+
+def fits(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str, worst_nano: int | None) -> bool:
+    """Return whether a request of this worst case may run beside those under way. The key is not spent.
+
+    Either all of it fits, or the key holds nothing: a key with money left always gets one request through.
+    """
+    if quota.limit_nano is None:
+        return True
+    held = holds.counting(quota, month)
+    if held.count == 0:
+        return True
+    if held.unbounded or worst_nano is UNBOUNDED:
+        return False
+    return spent_nano(quota, totals, month) + held.amount_nano + worst_nano <= quota.limit_nano
