@@ -9,12 +9,12 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test check format protos clean FORCE
+.PHONY: help run test check format protos real-backends clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@echo 'make TARGET, where TARGET is'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables of make run: DATA_PORT (8080), MANAGEMENT_PORT (8081), METRICS_PORT (9090), BACKEND_PORT (8082, as'
 	@echo '  in the catalog), RUN_DIR (run), CATALOG (keytoll.yaml). PYTHON names the Python to set up with (3.11 or newer).'
 
@@ -40,10 +40,13 @@ format: $(STAMP) ## Format the code, and fix what ruff can
 protos: $(STAMP) ## Generate the messages from protos/
 	$(call generate,src)
 
+real-backends: $(STAMP) ## Compare the ledger with real backends (installs over a gigabyte once; needs node and npm)
+	@cd tests && ../$(BIN)/python -m real_backends
+
 clean: ## Remove what was made here, .venv too
 	@if [ -e run/stack.lock ] && ! flock --nonblock run/stack.lock true; then \
 	  echo 'make run is still running: stop it first' >&2; exit 1; fi
-	rm -rf .venv run dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv run dist .real-backends .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Another release of the compiler writes its own version into the code, and else the same.

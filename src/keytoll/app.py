@@ -5,11 +5,12 @@ journal is settled, then the store closes. So a stop loses no charge, and what a
 """
 
 import asyncio
+import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ async def serve(settings: Settings) -> None:
     """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart with one line for the operator."""
     logs.configure(settings.log_level)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         try:
@@ -191,8 +192,11 @@ class _Keytoll:
 
 @asynccontextmanager
 async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
-    _prepare_folders(settings)
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
+        # Before anything is written: another Keytoll's Envoy may be reading there.
+        stack.enter_context(_claimed(settings.run_dir))
+        _prepare_folders(settings)
         store = await SqliteStore.open(settings.database)
         stack.push_async_callback(store.close)
         keytoll = _Keytoll(settings, store)
@@ -204,7 +208,12 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
             stack.push_async_callback(keytoll.settle_the_rest)
         await stack.enter_async_context(_envoy_server(keytoll))
         management = Management(
-            store=store, cache=keytoll.cache, calendar=rules.calendar, clock=_now_us, random=os.urandom
+            store=store,
+            cache=keytoll.cache,
+            calendar=rules.calendar,
+            clock=_now_us,
+            random=os.urandom,
+            held=keytoll.book.of,
         )
         about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
         await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
@@ -237,6 +246,19 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
         await server.stop(grace_s=_DRAIN_S)
 
 
+@contextmanager
+def _claimed(run_dir: Path) -> Iterator[None]:
+    """Own the run folder as long as the context lasts. Raises CannotStart if another Keytoll does."""
+    fd = os.open(run_dir / "keytoll.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CannotStart(f"{run_dir} is in use: another Keytoll runs there") from None
+    finally:
+        os.close(fd)
+
+
 def _prepare_folders(settings: Settings) -> None:
     """Make the run folder, and put there what Envoy reads at its start."""
     for folder in (
@@ -246,7 +268,7 @@ def _prepare_folders(settings: Settings) -> None:
         settings.credentials_dir,
         settings.lua_dir,
     ):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for script in Path(keytoll.envoy.__file__).parent.glob("*.lua"):
         fresh = settings.lua_dir / f".{script.name}.new"
         fresh.write_bytes(script.read_bytes())

@@ -26,6 +26,7 @@ from keytoll.core.expiry import parse_since, parse_timestamp
 from keytoll.core.money import parse_amount
 from keytoll.core.offer import Offer, Offers, PriceVersion
 from keytoll.core.pricing import Prices
+from keytoll.core.rates import Rates
 
 MAX_FILE_BYTES = 1_048_576
 MAX_MODELS = 1_000
@@ -107,6 +108,7 @@ class Model:
     reasoning_beyond: int
     takes_media: bool
     prices: tuple[PriceVersion, ...]
+    rates: Rates
     running_usage: bool
     backends: tuple[Backend, ...]
 
@@ -132,6 +134,7 @@ class Model:
             retries=len(self.members) - 1,
             upstream_model=names.pop() if len(names) == 1 else None,
             running_usage=self.running_usage,
+            rates=self.rates,
             context_length=self.context_length,
             maximum_output=self.maximum_output,
             template_tokens=self.template_tokens,
@@ -224,10 +227,18 @@ def _model(name: str, fields: "_Fields", zone: ZoneInfo) -> Model:
         takes_media=fields.flag("takes_media"),
         prices=tuple(_price_versions(fields, zone)),
         running_usage=fields.flag("running_usage"),
+        rates=_rates(fields),
         backends=tuple(_backends(name, fields)),
     )
     fields.finish()
     return model
+
+
+def _rates(fields: "_Fields") -> Rates:
+    bytes_per_token = fields.whole("bytes_per_token", 1, 1_000, default=4)
+    tokens_per_event = fields.whole("tokens_per_event", 0, 1_000, default=1)
+    per_byte = -(-1_000 // bytes_per_token)
+    return Rates(input_byte=per_byte, output_byte=per_byte, event=tokens_per_event * 1_000)
 
 
 def _price_versions(model: "_Fields", zone: ZoneInfo) -> Iterator[PriceVersion]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from keytoll.admission.bodies import MAX_LARGE_BODIES, UPLOAD_S, LargeBodies
+from keytoll.admission.bodies import MAX_LARGE_BODIES, MAX_LARGE_BODIES_IN_ALL, UPLOAD_S, LargeBodies
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
 from keytoll.core.holds import KeyHolds
@@ -189,6 +189,14 @@ async def test_who_waits_for_room_is_woken_by_any_end_of_its_key(tmp_path: Path)
     book.end([entry(1).decision_id])
     await waits[1]
     assert book.waiting("key_1") == 0
+
+
+def test_large_bodies_are_bounded_for_all_keys_together() -> None:
+    bodies = LargeBodies(monotonic=Clock())
+    taken = [bodies.begin(f"key_{n}", f"r{n}") for n in range(MAX_LARGE_BODIES_IN_ALL + 1)]
+    assert taken == [True] * MAX_LARGE_BODIES_IN_ALL + [False]
+    bodies.refuse("key_0", "r0")
+    assert bodies.begin("key_new", "r")
 
 
 def test_large_bodies_are_bounded_for_each_key_and_end_with_their_request() -> None:

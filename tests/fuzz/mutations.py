@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -160,13 +161,17 @@ def _kind_of_value_changed(rng: Random, parts: list[Field], chosen: int, _: Sequ
 
 
 def _nested_deeply(rng: Random, parts: list[Field], chosen: int, _: Sequence[bytes]) -> bytes:
-    """Lists within lists, where google.protobuf.Value allows them; protobuf's parser stops at 100 messages."""
-    depth, inner = rng.choice((5, 40, 60, 5000)), b""
-    for _ in range(depth):
-        inner = encoded_field(Field(rng.choice((1, 6)) if depth == 60 else 6, LENGTH, inner[:30_000]))
-        inner = encoded_field(Field(1, LENGTH, inner))
-    parts[chosen] = Field(6, LENGTH, inner)
+    """Put lists in lists there, which google.protobuf.Value allows; parsers stop at 100 messages or so."""
+    parts[chosen] = Field(6, LENGTH, _nest(rng.choice((5, 30, 45, 49, 60, 1000))))
     return encoded(parts)
+
+
+@cache
+def _nest(depth: int) -> bytes:
+    values = b""
+    for _ in range(depth):
+        values = encoded([Field(1, LENGTH, encoded([Field(6, LENGTH, values)]))])
+    return values
 
 
 _FIELD_EDITS: tuple[Callable[[Random, list[Field], int, Sequence[bytes]], bytes], ...] = (
@@ -178,7 +183,7 @@ _FIELD_EDITS: tuple[Callable[[Random, list[Field], int, Sequence[bytes]], bytes]
     _length_edited,
     *[_payload_replaced] * 3,
     *[_kind_of_value_changed] * 3,
-    *[_nested_deeply] * (1),
+    _nested_deeply,
 )
 
 PROTOBUF: tuple[Mutation, ...] = (*BYTES, *[_edit_fields] * len(BYTES))
@@ -262,14 +267,17 @@ def _loaded(message: bytes) -> Any:
         return None
 
 
-def _places(record: Any) -> "list[tuple[Any, Any]]":
-    """Return every place of a value: its container, and its name or index there. Not those that nest absurdly."""
-    found, waiting = [], [record]
-    while waiting and len(found) < 500:
+def _places(record: Any) -> list[tuple[Any, Any]]:
+    """Return the places of values: the container of each, and its name or index there."""
+    found: list[tuple[Any, Any]] = []
+    waiting = [record]
+    while waiting and len(found) < _MOST_PLACES:
         container = waiting.pop()
-        names = list(container) if isinstance(container, dict) else range(len(container))
-        for name in names if isinstance(container, dict | list) else ():
-            found.append((container, name))
-            if isinstance(container[name], dict | list):
-                waiting.append(container[name])
+        if isinstance(container, dict | list):
+            names = list(container) if isinstance(container, dict) else range(len(container))
+            found += [(container, name) for name in names]
+            waiting += [container[name] for name in names]
     return found
+
+
+_MOST_PLACES = 200

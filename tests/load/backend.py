@@ -40,9 +40,7 @@ def main() -> None:
 
 async def _serve(port: int, log: Path) -> None:
     books = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(books), "127.0.0.1", port, backlog=4096
-    )
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(books), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 

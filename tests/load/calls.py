@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +16,7 @@ _POOLS = 8
 """Clients to spread requests over: httpx searches its pool for each request, which is slow in a large one."""
 
 _PAD_BYTES = 64
+_TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +63,25 @@ class Callers:
     def __init__(self, clients: list[httpx.AsyncClient]) -> None:
         self._clients = clients
         self._turn = count()
+        self.refusals: Counter[str] = Counter()
+        """Every refusal by its code, also those that were tried again."""
 
     async def send(self, ask: Ask) -> Outcome:
         """Send a request once."""
+        outcome = await self._send(ask)
+        if outcome.code is not None:
+            self.refusals[outcome.code] += 1
+        return outcome
+
+    async def insist(self, ask: Ask, *, retries: int, pause_s: float = 1.0) -> Outcome:
+        """Send a request as OpenAI's SDK does: what may be retried is tried again, after the pause that it was told."""
+        outcome = await self.send(ask)
+        while retries > 0 and outcome.code in ("rate_limit_exceeded", "service_unavailable"):
+            await asyncio.sleep(pause_s)
+            outcome, retries = await self.send(ask), retries - 1
+        return outcome
+
+    async def _send(self, ask: Ask) -> Outcome:
         client = self._clients[next(self._turn) % len(self._clients)]
         got: list[int] = []
         status = 0
@@ -74,14 +93,6 @@ class Callers:
                 return await _read(ask, response, got)
         except httpx.TransportError:
             return Outcome(ask, status, events=len(got))
-
-    async def insist(self, ask: Ask, *, retries: int, pause_s: float = 1.0) -> Outcome:
-        """Send a request as OpenAI's SDK does: what may be retried is tried again, after the pause that it was told."""
-        outcome = await self.send(ask)
-        while retries > 0 and outcome.code in ("rate_limit_exceeded", "service_unavailable"):
-            await asyncio.sleep(pause_s)
-            outcome, retries = await self.send(ask), retries - 1
-        return outcome
 
 
 @asynccontextmanager
@@ -99,10 +110,29 @@ async def calling(url: str, secret: str, *, connections: int = 800) -> AsyncIter
         yield Callers(clients)
 
 
-async def at_rate(
-    send: Callable[[Ask], "asyncio.Future[Outcome] | AsyncOutcome"], asks: AsyncIterator[Ask]
-) -> list[Outcome]:
-    raise NotImplementedError
+class Load:
+    """Sends requests at a steady rate, however long the answers take, until it is told to stop."""
+
+    def __init__(self, callers: Callers, asks: Iterator[Ask], *, per_second: float) -> None:
+        self._callers = callers
+        self._asks = asks
+        self._per_second = per_second
+        self.outcomes: list[Outcome] = []
+        self.seconds = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Return once `stop` is set and every request that was sent has ended."""
+        started_s, sent = time.monotonic(), 0
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                self.seconds = time.monotonic() - started_s
+                while sent < self.seconds * self._per_second:
+                    group.create_task(self._send(next(self._asks)))
+                    sent += 1
+                await asyncio.sleep(_TICK_S)
+
+    async def _send(self, ask: Ask) -> None:
+        self.outcomes.append(await self._callers.send(ask))
 
 
 async def _read(ask: Ask, response: httpx.Response, got: list[int]) -> Outcome:

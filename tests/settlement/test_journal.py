@@ -289,7 +289,7 @@ async def test_read_past_stands_still_while_more_is_to_be_read(desk: Desk) -> No
     append(journal(desk), *(line(n) for n in range(1_000)))
     now.us = 2_000_000
     rounds = 0
-    while journal(desk).stat().st_size > follower.settled_bytes(journal_files(desk.folder)[0].identity or ""):
+    while journal(desk).stat().st_size > follower.settled_bytes(journal_files(desk.folder)[0]):
         assert follower.read_past_us == 1_000_000
         await follower.read_once()
         rounds += 1

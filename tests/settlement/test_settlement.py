@@ -82,7 +82,7 @@ async def test_a_charge_that_would_pass_64_bits_is_kept_out_and_the_others_count
     top = Prices(*[9_000_000_000_000_000_000] * 7)
     await desk.store.add_prices([top])
     dear = [
-        replace(logged(n).entry, price_id=top.id, reported=usage_from({"prompt_tokens": 1_000_000})) for n in (1, 2)
+        replace(logged(n).entry, price_id=top.id, reported=usage_from({"prompt_tokens": 1_000_000, "completion_tokens": 0})) for n in (1, 2)
     ]
     posted = await desk.settlement.post([Logged(dear[0], 0), logged(3), Logged(dear[1], 0)])
     assert MAX_TOTAL_NANO < 2 * 9_000_000_000_000_000_000

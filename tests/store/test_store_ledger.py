@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store.builders import NOW_US, PRICES, USAGE, altered, make_charge, make_entry, make_key, make_unsettled, unique
 
-from keytoll.core.ledger import Charge, Entry, Kind, Measured, Rates, Reported, correction, settle
+from keytoll.core.ledger import Charge, Entry, Kind, Measured, Reported, correction, settle
 from keytoll.core.money import MAX_TOTAL_NANO
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Totals
+from keytoll.core.rates import Rates
 from keytoll.store.base import Batch, ChargeQuery, Position, Posted, PriceRecord, Rejected, Store, StoreUnavailable
 
 

@@ -74,6 +74,8 @@ ENTRY = Entry(
         ),
         # user report 19: written to the cache and counted in the prompt as well
         ({"prompt_tokens": 100, "cache_creation_input_tokens": 40}, Usage(input=60, cache_write=40)),
+        ({"prompt_tokens": 100, "cached_tokens": 10, "cache_write_tokens": 40}, Usage(input=50, cached_input=10, cache_write=40)),
+        ({"input_tokens": 100, "cache_write_tokens": 40}, Usage(input=60, cache_write=40)),
         # Anthropic: the cache comes on top
         (
             {"input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 7, "output_tokens": 3},
@@ -109,11 +111,25 @@ def test_every_token_is_counted_in_exactly_one_class(reported: dict[str, Any], u
         {"prompt_tokens": True},
         {"prompt_tokens": 1e300},
         {"prompt_tokens": float("nan")},
-        {"prompt_tokens": 5, "completion_tokens": None},
     ],
 )
 def test_garbage_is_no_usage_and_never_a_charge(reported: dict[str, Any]) -> None:
     assert usage_from(reported) is None
+
+
+@pytest.mark.parametrize(
+    ("reported", "usage", "output_told"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": None}, Usage(input=5), False),
+        ({"prompt_tokens": 5, "completion_tokens": 2.5}, Usage(input=5), False),
+        ({"prompt_tokens": 5, "completion_tokens": 7, "reasoning_tokens": -1}, Usage(input=5, output=7), True),
+        ({"prompt_tokens": 5, "completion_tokens": 7, "cached_tokens": "x"}, Usage(input=5, output=7), True),
+    ],
+)
+def test_one_odd_leaf_does_not_make_the_others_free(
+    reported: dict[str, Any], usage: Usage, *, output_told: bool
+) -> None:
+    assert usage_from(reported) == Reported(usage, output_told=output_told)
 
 
 leaves = st.integers(0, 10**9)
@@ -185,6 +201,12 @@ ESTIMATES: list[tuple[str, dict[str, Any], Usage, Measured]] = [
         "a stream that told its input, cut before it told its output",
         {"events": 7, "reported": Reported(Usage(input=11), output_told=False)},
         Usage(input=11, output=7),
+        Measured.ESTIMATED,
+    ),
+    (
+        "a plain answer that told its input only",
+        {"reported": Reported(Usage(input=11), output_told=False)},
+        Usage(input=11, output=10),
         Measured.ESTIMATED,
     ),
     (

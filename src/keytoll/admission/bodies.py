@@ -11,6 +11,9 @@ from uuid import UUID
 MAX_LARGE_BODIES = 8
 """At once, for each key: a quarter of a gigabyte."""
 
+MAX_LARGE_BODIES_IN_ALL = 24
+"""At once, for all keys: three quarters of the heap that envoy.yaml grants."""
+
 UPLOAD_S = 300.0
 """Envoy's request_timeout, in envoy.yaml."""
 
@@ -18,21 +21,19 @@ UPLOAD_S = 300.0
 class LargeBodies:
     """Large bodies by key and by Envoy's request id. `monotonic` gives seconds of a clock that never steps."""
 
-    def __init__(self, *, monotonic: Callable[[], float], most: int = MAX_LARGE_BODIES) -> None:
+    def __init__(self, *, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._most = most
         self._by_key: dict[str, dict[str, float]] = {}
         self._decided: dict[UUID, tuple[str, str]] = {}
 
     def begin(self, key_id: str, request_id: str) -> bool:
-        """Count a body that is about to come; False if the key has too many under way."""
-        now_s = self._monotonic()
-        bodies = self._by_key.setdefault(key_id, {})
-        for stale in [known for known, until_s in bodies.items() if until_s < now_s]:
-            del bodies[stale]
-        if len(bodies) >= self._most:
+        """Count a body that is about to come; False if the key, or all keys together, have too many under way."""
+        self._forget_stale()
+        bodies = self._by_key.get(key_id, {})
+        in_all = sum(len(each) for each in self._by_key.values())
+        if len(bodies) >= MAX_LARGE_BODIES or in_all >= MAX_LARGE_BODIES_IN_ALL:
             return False
-        bodies[request_id] = now_s + UPLOAD_S
+        self._by_key.setdefault(key_id, bodies)[request_id] = self._monotonic() + UPLOAD_S
         return True
 
     def decide(self, key_id: str, request_id: str, decision_id: UUID) -> None:
@@ -54,3 +55,9 @@ class LargeBodies:
         """Forget the body of a decision that is settled."""
         if (found := self._decided.pop(decision_id, None)) is not None:
             self.refuse(*found)
+
+    def _forget_stale(self) -> None:
+        now_s = self._monotonic()
+        for key_id, bodies in list(self._by_key.items()):  # at most as many as MAX_LARGE_BODIES_IN_ALL
+            for request_id in [known for known, until_s in bodies.items() if until_s < now_s]:
+                self.refuse(key_id, request_id)

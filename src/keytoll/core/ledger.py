@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
-from keytoll.core.endpoints import BY_NAME
+from keytoll.core.endpoints import BY_NAME, Endpoint
 from keytoll.core.pricing import Prices, Usage, cost_nano
 from keytoll.core.rates import Rates
 
@@ -184,21 +184,23 @@ def _measure(entry: Entry) -> tuple[Usage, Measured]:
     endpoint = BY_NAME.get(entry.endpoint)
     if entry.reported is not None:
         usage = entry.reported.usage
-        cut_before_output = endpoint is not None and endpoint.outputs and not entry.reported.output_told
-        if not cut_before_output or not entry.events:
+        if entry.reported.output_told or endpoint is None or not endpoint.outputs:
             return usage, Measured.REPORTED
-        return replace(usage, output=_output(entry)), Measured.ESTIMATED
+        output = _output(entry, endpoint)
+        return (replace(usage, output=output), Measured.ESTIMATED) if output else (usage, Measured.REPORTED)
     if endpoint is None:
         return Usage(), Measured.NONE
     usage = Usage(
         input=_tokens(entry.request_bytes, entry.rates.input_byte) if endpoint.text_in else 0,
-        output=_output(entry) if endpoint.outputs and endpoint.text_out else 0,
+        output=_output(entry, endpoint),
     )
     return usage, Measured.ESTIMATED if usage != Usage() else Measured.NONE
 
 
-def _output(entry: Entry) -> int:
+def _output(entry: Entry, endpoint: Endpoint) -> int:
     """Return the tokens of what was delivered: a stream's by its events, which hold about one token each."""
+    if not endpoint.outputs or not endpoint.text_out:
+        return 0
     if entry.events is not None:
         return _tokens(entry.events, entry.rates.event)
     return _tokens(entry.answer_bytes, entry.rates.output_byte)
@@ -209,7 +211,8 @@ def _tokens(count: int, thousandths: int) -> int:
 
 
 def usage_from(leaves: Mapping[str, object]) -> Reported | None:
-    """Return the tokens that a backend reported, each in one class; None if it reported none or nonsense.
+    """Return the tokens that a backend reported, each in one class; None if it reported none. A leaf that is no count is
+    as if it weren't there.
 
     `leaves` holds the usage's leaves by OpenAI's and Anthropic's names. OpenAI counts cached, cache-write and audio
     tokens inside its prompt tokens (https://platform.openai.com/docs/api-reference/chat/object); Anthropic's
@@ -217,10 +220,7 @@ def usage_from(leaves: Mapping[str, object]) -> Reported | None:
     (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching). Both are normalised here, once. A
     `total_tokens` counts only where nothing else does, as rerankers report it.
     """
-    counts = {name: value for name, value in leaves.items() if name in _USAGE_LEAVES}
-    if not counts or not all(_is_count(value) for value in counts.values()):
-        return None
-    tokens = {name: int(value) for name, value in counts.items()}  # type: ignore[call-overload]
+    tokens = {name: int(value) for name, value in leaves.items() if name in _USAGE_LEAVES and _is_count(value)}  # type: ignore[call-overload]
     if not tokens.keys() & _SUMS:
         if "total_tokens" not in tokens:
             return None
@@ -233,6 +233,7 @@ _SUMS = _OUTPUT_SUMS | {"prompt_tokens", "input_tokens"}
 _USAGE_LEAVES = _SUMS | {
     "total_tokens",
     "cached_tokens",
+    "cache_write_tokens",
     "audio_input_tokens",
     "audio_output_tokens",
     "reasoning_tokens",
@@ -249,9 +250,9 @@ def _is_count(value: object) -> bool:
 
 
 def _normalised(tokens: Mapping[str, int]) -> Usage:
-    written = tokens.get("cache_creation_input_tokens", 0)
+    written = tokens.get("cache_write_tokens", tokens.get("cache_creation_input_tokens", 0))
     read = tokens.get("cached_tokens", tokens.get("cache_read_input_tokens", 0))
-    outside = "prompt_tokens" not in tokens and "cached_tokens" not in tokens
+    outside = not tokens.keys() & {"prompt_tokens", "cached_tokens", "cache_write_tokens"}
     if outside:  # Anthropic's way, or no cache at all: what is read and written comes on top
         prompt = tokens.get("input_tokens", 0) + read + written
     else:

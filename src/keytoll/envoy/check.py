@@ -252,14 +252,23 @@ def _kind(attributes: AttributeContext) -> str:
 
 def _request(attributes: AttributeContext) -> Request:
     http = attributes.request.http
-    length = http.headers.get("content-length", "")
     return Request(
         method=http.method,
         path=http.path.partition("?")[0],
         content_type=http.headers.get("content-type", ""),
-        declared_bytes=int(length) if length.isascii() and length.isdigit() else None,
+        declared_bytes=_declared_bytes(http.headers.get("content-length", "")),
         facts=_facts(attributes),
     )
+
+
+def _declared_bytes(length: str) -> int | None:
+    if not (length.isascii() and length.isdigit()):
+        return None
+    return int(length.lstrip("0")[:_LENGTH_DIGITS] or "0")
+
+
+_LENGTH_DIGITS = 19
+"""More are cut off: the number is far too large as it is, and Python refuses to read thousands of them."""
 
 
 def _facts(attributes: AttributeContext) -> dict[str, Scalar]:

@@ -109,9 +109,14 @@ class JournalFollower:
             self.read_past_us = max(self.read_past_us, started_us)
         return progressed
 
-    def settled_bytes(self, identity: str) -> int:
+    def settled_bytes(self, file: JournalFile) -> int:
         """Return how much of a file is settled."""
-        return self._offsets.get(identity, 0)
+        return self._offsets.get(file.identity, 0) if file.identity is not None else 0
+
+    async def forget(self, file: JournalFile) -> None:
+        """Drop the stored position of a file that is about to be removed. Raises StoreUnavailable."""
+        if file.identity is not None:
+            await self._store.forget_positions([file.identity])
 
     def is_torn(self, file: JournalFile) -> bool:
         """Whether the file ends in part of a line whose rest will not come."""
@@ -168,7 +173,7 @@ class JournalFollower:
 
     def _is_read(self, file: JournalFile) -> bool:
         """Whether all that the file held when it was listed is settled, but for a line that is torn for good."""
-        if self._offsets.get(file.identity or "", 0) >= file.size_bytes:
+        if self.settled_bytes(file) >= file.size_bytes:
             self._tails.pop(file.inode, None)
             return True
         tail = self._tails.get(file.inode)
@@ -177,10 +182,10 @@ class JournalFollower:
         return self.is_torn(file)
 
     def _has_line(self, file: JournalFile) -> bool:
-        return file.identity is not None and whole_lines(file, self._offsets.get(file.identity, 0)) != b""
+        return file.identity is not None and whole_lines(file, self.settled_bytes(file)) != b""
 
     def _measure(self, files: Sequence[JournalFile]) -> None:
-        offsets = [self._offsets.get(file.identity or "", 0) for file in files]
+        offsets = [self.settled_bytes(file) for file in files]
         lag_bytes = sum(max(0, file.size_bytes - offset) for file, offset in zip(files, offsets, strict=True))
         measured, before = _Measured(lag_bytes, offsets[-1] if offsets else 0, len(files)), self._measured
         self._metrics.journal_lag.inc(measured.lag_bytes - before.lag_bytes)

@@ -86,7 +86,7 @@ class Publisher:
         """Publish the catalog and activate it at once; Envoy need not run. Raises CatalogError or ClustersInvalid."""
         self._loaded = self._seen = _look(self._path)
         catalog = await asyncio.to_thread(load_catalog, self._path)
-        text = _render(list(catalog.models.values()))
+        text = await asyncio.to_thread(_render, list(catalog.models.values()))
         await validate_clusters(text, envoy=self._envoy)
         if _read(self._target) != text:
             _replace(self._target, text)
@@ -133,7 +133,7 @@ class Publisher:
 
     async def _publish(self, models: Sequence[Model], admin: Admin) -> None:
         """Make Envoy use these models' clusters. Raises ClustersInvalid, and all is as before."""
-        text = _render(models)
+        text = await asyncio.to_thread(_render, models)
         if text == self._text:
             return
         await validate_clusters(text, envoy=self._envoy)

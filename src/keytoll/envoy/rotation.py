@@ -21,6 +21,7 @@ import structlog
 from keytoll.envoy.admin import AdminUnavailable
 from keytoll.envoy.journal import JournalFollower
 from keytoll.envoy.segments import JournalFile, journal_files, next_segment
+from keytoll.store.base import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class JournalRotation:
         while True:
             try:
                 await self.step()
-            except (OSError, AdminUnavailable) as error:
+            except (OSError, AdminUnavailable, StoreUnavailable) as error:
                 if self.problem is None:
                     _log.warning("journal_not_rotated", folder=str(self._folder), error=str(error))
                 self.problem = str(error)
@@ -87,9 +88,9 @@ class JournalRotation:
             await asyncio.sleep(_STEP_S)
 
     async def step(self) -> None:
-        """Do once what is due. Raises OSError, AdminUnavailable; the next step takes up what was left."""
+        """Do once what is due. Raises OSError, AdminUnavailable or StoreUnavailable; the next goes on."""
         files = self._files()
-        self._remove_settled(files)
+        await self._remove_settled(files)
         if self._all_left():
             self._rename(files)
         if not self._all_left():
@@ -128,24 +129,28 @@ class JournalRotation:
         for segment in renamed:
             segment.left_s = now_s if segment.left_s is None else segment.left_s
 
-    def _remove_settled(self, files: Sequence[JournalFile]) -> None:
+    async def _remove_settled(self, files: Sequence[JournalFile]) -> None:
         if not any(file.is_live for file in files):
             return  # Envoy has not reopened yet, or can't
         for file in files:
             if file.is_segment and self._is_at_rest(self._segments[file.inode]):
-                self._remove(file, self._segments[file.inode])
+                await self._remove(file, self._segments[file.inode])
 
     def _is_at_rest(self, segment: _Segment) -> bool:
         now_s = self._monotonic()
         left = segment.left_s is not None and now_s - segment.left_s >= self._grace_s
         return left and now_s - segment.unchanged_s >= self._grace_s
 
-    def _remove(self, file: JournalFile, segment: _Segment) -> None:
-        settled_bytes = self._follower.settled_bytes(file.identity) if file.identity is not None else 0
-        if settled_bytes == file.size_bytes:
-            file.path.unlink()
-            del self._segments[file.inode]  # the inode may be another file's soon
-            _log.info("journal_segment_removed", segment=str(file.path), size_bytes=file.size_bytes)
+    async def _remove(self, file: JournalFile, segment: _Segment) -> None:
+        if self._follower.settled_bytes(file) == file.size_bytes:
+            # Its position first: a crash in between has it read again, to no effect. The other order would leave a
+            # position that nobody ever drops.
+            await self._follower.forget(file)
+            if file.path.stat().st_size == file.size_bytes:
+                file.path.unlink()
+                del self._segments[file.inode]  # the inode may be another file's soon
+                _log.info("journal_segment_removed", segment=str(file.path), size_bytes=file.size_bytes)
         elif not segment.torn_logged and self._follower.is_torn(file):
             segment.torn_logged = True
-            _log.error("journal_segment_torn", segment=str(file.path), unread_bytes=file.size_bytes - settled_bytes)
+            unread_bytes = file.size_bytes - self._follower.settled_bytes(file)
+            _log.error("journal_segment_torn", segment=str(file.path), unread_bytes=unread_bytes)

@@ -9,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from keytoll.core.keys import Key
-from keytoll.core.ledger import Charge, Entry, Kind, Measured, Rates, Reported
+from keytoll.core.ledger import Charge, Entry, Kind, Measured, Reported
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota, QuotaKind, Totals
+from keytoll.core.rates import Rates
 from keytoll.store.base import Rejected, StoredKey
 
 Row = Sequence[Any]

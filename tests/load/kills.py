@@ -1,0 +1,162 @@
+"""Keytoll killed with SIGKILL 20 times under load, and started again at once.
+
+At least 200 requests a second, half of them streams, with a key that has no limit; and some more with a key whose small
+quota runs dry meanwhile.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from e2e.conftest import until
+from load.asks import costly, mixed
+from load.books import Audit, Evidence, audit
+from load.calls import Load, Outcome, calling
+from load.gateway import CountedGateway, counted_gateway, nano
+
+SEED = 20
+SMALL_FIRST, SMALL_OUTPUT, SMALL_WORST = 5_000_000, 60, 100
+SMALL_WORST_NANO = SMALL_WORST * 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How often Keytoll is killed, how many requests a second are sent, and what the small key's limit is."""
+
+    kills: int
+    per_second: float
+    small_per_second: float
+    small_limit_nano: int
+
+
+FULL = Plan(kills=20, per_second=210, small_per_second=20, small_limit_nano=400 * SMALL_OUTPUT * 1_000_000)
+
+
+@dataclass(slots=True)
+class Survived:
+    """The audit of the load, and what the small key spent."""
+
+    audit: Audit
+    sent: int
+    seconds: float
+    small_spent_nano: int
+    small_answers: int
+    small_ran_dry: bool
+    holds_left: float
+
+    def __str__(self) -> str:
+        """All of it."""
+        return (
+            f"{self.sent} requests in {self.seconds:.1f} s: {self.sent / self.seconds:.0f} a second\n{self.audit}\n"
+            f"the small key spent {self.small_spent_nano / 1e9:.3f} in {self.small_answers} answers, ran dry:"
+            f" {self.small_ran_dry}; holds left at the end: {self.holds_left:.0f}"
+        )
+
+
+async def survive(gateway: CountedGateway, plan: Plan) -> Survived:
+    """Carry out the plan, then end what was lost with the killed ones by an orderly restart of Envoy."""
+    random = Random(SEED)
+    key = await gateway.new_key()
+    limit = f"{plan.small_limit_nano / 10**9:.9f}"
+    small_key = await gateway.new_key(quota={"kind": "total", "limit": limit})
+    async with calling(gateway.url, key["secret"]) as callers, calling(gateway.url, small_key["secret"]) as small:
+        load = Load(callers, mixed(random), per_second=plan.per_second)
+        asks = costly(first=SMALL_FIRST, output=SMALL_OUTPUT, limit=SMALL_WORST, delay_ms=50)
+        small_load = Load(small, asks, per_second=plan.small_per_second)
+        await _under_load([load, small_load], gateway, plan, random)
+        await _settle(gateway, key, load.outcomes)
+        holds_left = await gateway.until_metric("keytoll_holds", lambda holds: holds == 0)
+        outcomes = small_load.outcomes + await _drain(small, gateway, small_key)
+    evidence = Evidence(load.outcomes, gateway.served(), await gateway.rows(key), await gateway.unsettled(key))
+    found = audit(evidence)
+    _check_totals(found, "the key", await gateway.used_nano(key), evidence.rows)
+    spent_nano, dry = await _audit_small(gateway, small_key, plan, outcomes, found)
+    answers = sum(outcome.whole for outcome in outcomes)
+    return Survived(found, len(load.outcomes) + len(small_load.outcomes), load.seconds, spent_nano, answers, dry, holds_left)
+
+
+async def _under_load(loads: list[Load], gateway: CountedGateway, plan: Plan, random: Random) -> None:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for load in loads:
+            group.create_task(load.run(stop))
+        try:
+            for number in range(plan.kills):
+                await _more_answers(loads[0], random.randint(50, 250))
+                await gateway.stack.keytoll.kill()
+                await gateway.stack.keytoll.start()
+                print(f"killed {number + 1} times; {len(loads[0].outcomes)} requests have ended", flush=True)
+            await _more_answers(loads[0], 100)
+        finally:
+            stop.set()
+
+
+async def _more_answers(load: Load, number: int) -> None:
+    """Return after so many more answers: so that a kill falls amid them, also on a slow machine."""
+    goal = sum(outcome.whole for outcome in load.outcomes) + number
+
+    async def reached() -> bool:
+        return sum(outcome.whole for outcome in load.outcomes) >= goal
+
+    await until(reached)
+
+
+async def _settle(gateway: CountedGateway, key: Mapping[str, Any], outcomes: list[Outcome]) -> None:
+    numbers = {outcome.ask.number for outcome in outcomes}
+    await gateway.until_settled(key, sum(each.number in numbers for each in gateway.served()))
+    # A Check whose answer was lost with a killed Keytoll leaves a hold: Envoy never ran its request, which is certain
+    # once that Envoy has ended.
+    await gateway.stack.envoy.stop()
+    await gateway.stack.envoy.start()
+
+
+async def _drain(small: Any, gateway: CountedGateway, key: Mapping[str, Any]) -> list[Outcome]:
+    """Go on with the small key, one request after another, until it is spent."""
+    outcomes: list[Outcome] = []
+    asks = costly(first=SMALL_FIRST + 1_000_000, output=SMALL_OUTPUT, limit=SMALL_WORST, delay_ms=0)
+    for ask in islice(asks, 2000):
+        outcomes.append(await small.insist(ask, retries=5))
+        if outcomes[-1].code == "insufficient_quota":
+            break
+    return outcomes
+
+
+async def _audit_small(
+    gateway: CountedGateway, key: Mapping[str, Any], plan: Plan, outcomes: list[Outcome], found: Audit
+) -> tuple[int, bool]:
+    served = {each.number for each in gateway.served() if each.number >= SMALL_FIRST}
+    rows = await gateway.rows(key)
+    charged = [row["input_tokens"] for row in rows if row["status"] == 200]
+    if sorted(charged) != sorted(served):
+        found.violations.append(f"small key: {len(served)} answers, {len(charged)} charges")
+    spent_nano = await gateway.used_nano(key)
+    _check_totals(found, "the small key", spent_nano, rows)
+    if spent_nano != len(served) * SMALL_OUTPUT * 1_000_000:
+        found.violations.append(f"small key: spent {spent_nano} nano in {len(served)} answers")
+    if spent_nano > plan.small_limit_nano + SMALL_WORST_NANO:
+        found.violations.append(f"small key: spent {spent_nano} nano of {plan.small_limit_nano}")
+    return spent_nano, any(outcome.code == "insufficient_quota" for outcome in outcomes)
+
+
+def _check_totals(found: Audit, whose: str, used_nano: int, rows: Any) -> None:
+    if used_nano != (total := sum(nano(row["amount"]) for row in rows)):
+        found.violations.append(f"{whose}: its total is {used_nano} nano, its rows are {total}")
+
+
+async def main() -> int:
+    """Run it, and return the exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with counted_gateway(Path(folder)) as gateway:
+            done = await survive(gateway, FULL)
+    print(done)
+    return bool(done.audit.violations) or not done.small_ran_dry
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
