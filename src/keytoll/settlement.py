@@ -14,7 +14,7 @@ import structlog
 
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.holds import HoldBook
-from keytoll.core.ledger import Charge, Entry, settle, unsettled
+from keytoll.core.ledger import Entry, settle, unsettled
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 from keytoll.metrics import Metrics
@@ -24,15 +24,19 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_UNKNOWN = Prices(input=0, output=0, cached_input=0, cache_write=0, audio_input=0, audio_output=0)
+
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 """Waits between tries while the store is away; the last one repeats. The entries wait in the journal meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """An entry and when its request ended, in microseconds since the UNIX epoch; the latter only to measure lag."""
+    """An entry, the unit prices as of its admission, and when its request ended, in microseconds since the UNIX epoch;
+    the latter only to measure lag."""
 
     entry: Entry
+    prices: Prices
     ended_at_us: int
 
 
@@ -62,8 +66,9 @@ class Settlement:
 
         Waits while the store is away, for as long as it takes.
         """
-        charges, unpriced = await self._charges(logged)
-        batch = Batch(charges, (*rejected, *unpriced), positions)
+        now_us = self._clock()
+        charges = [settle(item.entry, item.prices, settled_at_us=now_us) for item in logged]
+        batch = Batch(charges, rejected, positions)
         posted = await self._post(batch)
         self._take_over(posted, logged)
         self._measure(logged, batch, posted)
@@ -72,11 +77,7 @@ class Settlement:
     async def give_up(self, entries: Sequence[Entry]) -> Posted:
         """Post decisions whose log entries never came as unsettled, and end their holds."""
         now_us = self._clock()
-        rows = [
-            unsettled(entry, prices, settled_at_us=now_us)
-            for entry in entries
-            if (prices := await self._price(entry.price_id)) is not None
-        ]
+        rows = [unsettled(entry, await self._price(entry.price_id), settled_at_us=now_us) for entry in entries]
         posted = await self._insist(partial(self._store.post, Batch(unsettled=rows)))
         self._book.end(entry.decision_id for entry in entries)
         self._metrics.unsettled.inc(len(posted.unsettled))
@@ -89,24 +90,12 @@ class Settlement:
         self._cache.apply(posted)
         self._book.end(item.entry.decision_id for item in logged)
 
-    async def _charges(self, logged: Sequence[Logged]) -> tuple[list[Charge], list[Rejected]]:
-        now_us = self._clock()
-        charges, unpriced = [], []
-        for item in logged:
-            prices = await self._price(item.entry.price_id)
-            if prices is None:
-                unpriced.append(Rejected("unknown price", repr(item.entry), now_us))
-            else:
-                charges.append(settle(item.entry, prices, settled_at_us=now_us))
-        return charges, unpriced
-
-    async def _price(self, price_id: str) -> Prices | None:
-        if (prices := self._prices.get(price_id)) is not None:
-            return prices
-        found = await self._insist(partial(self._store.prices, price_id))
-        if found is not None:
-            self._prices[price_id] = found
-        return found
+    async def _price(self, price_id: str) -> Prices:
+        """Return the prices of a version. They are only told beside the amount of an unsettled row, which is 0."""
+        if (prices := self._prices.get(price_id)) is None:
+            found = await self._insist(partial(self._store.prices, price_id))
+            prices = self._prices[price_id] = found or _UNKNOWN
+        return prices
 
     async def _post(self, batch: Batch) -> Posted:
         try:

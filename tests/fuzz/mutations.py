@@ -186,7 +186,7 @@ _FIELD_EDITS: tuple[Callable[[Random, list[Field], int, Sequence[bytes]], bytes]
     _nested_deeply,
 )
 
-PROTOBUF: tuple[Mutation, ...] = (*BYTES, *[_edit_fields] * len(BYTES))
+PROTOBUF: tuple[Mutation, ...] = (*BYTES, *[_edit_fields] * (3 * len(BYTES)))
 
 
 _TOKENS = (

@@ -21,6 +21,7 @@ def check(number: int, **changes: Any) -> dict[str, Any]:
         "model": "m",
         "endpoint": "chat/completions",
         "price_id": PRICES.id,
+        "prices": PRICES.as_text,
         "admitted_at_us": str(NOW_US + number),
         "month": "2026-09",
         "hold_nano": "1000000000",

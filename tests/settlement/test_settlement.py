@@ -68,23 +68,24 @@ async def test_another_entry_under_the_same_decision_is_kept_out_and_counted(des
     assert desk.counted("conflicting") == 1
 
 
-async def test_a_price_is_found_in_the_store_whatever_the_catalog_says_now(desk: Desk) -> None:
+async def test_a_charge_depends_on_its_entry_alone(desk: Desk) -> None:
     """Settlement prices from the entry alone, with the version that was in force at its admission."""
     dearer = replace(PRICES, input=8_000_000_000)
-    await desk.store.add_prices([dearer])
     entry = replace(logged(1).entry, price_id=dearer.id)
-    posted = await desk.settlement.post([Logged(entry, NOW_US)])
+    posted = await desk.settlement.post([Logged(entry, dearer, NOW_US)])
     assert posted.charges[0].prices == dearer
     assert posted.charges[0].amount_nano == 10 * 8_000 + 12_000
 
 
 async def test_a_charge_that_would_pass_64_bits_is_kept_out_and_the_others_count(desk: Desk) -> None:
     top = Prices(*[9_000_000_000_000_000_000] * 7)
-    await desk.store.add_prices([top])
     dear = [
-        replace(logged(n).entry, price_id=top.id, reported=usage_from({"prompt_tokens": 1_000_000, "completion_tokens": 0})) for n in (1, 2)
+        replace(
+            logged(n).entry, price_id=top.id, reported=usage_from({"prompt_tokens": 1_000_000, "completion_tokens": 0})
+        )
+        for n in (1, 2)
     ]
-    posted = await desk.settlement.post([Logged(dear[0], 0), logged(3), Logged(dear[1], 0)])
+    posted = await desk.settlement.post([Logged(dear[0], top, 0), logged(3), Logged(dear[1], top, 0)])
     assert MAX_TOTAL_NANO < 2 * 9_000_000_000_000_000_000
     assert [c.entry.decision_id for c in posted.charges] == [logged(3).entry.decision_id]
     assert await desk.charges() == [charge(3)]

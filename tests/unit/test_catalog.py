@@ -433,6 +433,8 @@ def mistakes(path: Path) -> list[str]:
 
 
 def test_estimates_count_by_what_the_operator_says(path: Path) -> None:
-    text = GOOD.replace("    context_length:", "    bytes_per_token: 3\n    tokens_per_event: 2\n    context_length:", 1)
+    text = GOOD.replace(
+        "    context_length:", "    bytes_per_token: 3\n    tokens_per_event: 2\n    context_length:", 1
+    )
     offer = next(iter(load(path, text).offers.values()))
     assert (offer.rates.input_byte, offer.rates.output_byte, offer.rates.event) == (334, 334, 2_000)

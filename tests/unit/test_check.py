@@ -123,6 +123,7 @@ async def test_an_admitted_request_carries_all_that_settlement_and_the_data_plan
         "model": "m",
         "endpoint": "chat/completions",
         "price_id": PRICES.id,
+        "prices": PRICES.as_text,
         "admitted_at_us": str(NOW_US),
         "month": "2026-09",
         "hold_nano": "1",

@@ -74,7 +74,10 @@ ENTRY = Entry(
         ),
         # user report 19: written to the cache and counted in the prompt as well
         ({"prompt_tokens": 100, "cache_creation_input_tokens": 40}, Usage(input=60, cache_write=40)),
-        ({"prompt_tokens": 100, "cached_tokens": 10, "cache_write_tokens": 40}, Usage(input=50, cached_input=10, cache_write=40)),
+        (
+            {"prompt_tokens": 100, "cached_tokens": 10, "cache_write_tokens": 40},
+            Usage(input=50, cached_input=10, cache_write=40),
+        ),
         ({"input_tokens": 100, "cache_write_tokens": 40}, Usage(input=60, cache_write=40)),
         # Anthropic: the cache comes on top
         (

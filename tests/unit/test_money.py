@@ -114,3 +114,14 @@ def test_prices_are_named_by_their_content() -> None:
     assert flat(5).id != flat(6).id
     with pytest.raises(ValueError, match="price"):
         flat(-1)
+
+
+@given(prices)
+def test_prices_survive_their_way_through_metadata(price: Prices) -> None:
+    assert Prices.from_text(price.as_text) == price
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3", "1 2 3 4 5 6 7 8", "1 2 3 4 5 6 x", "-1 2 3 4 5 6 7"])
+def test_what_is_no_prices_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Prices.from_text(text)

@@ -35,6 +35,19 @@ class Prices:
     audio_output: int
     request: int = 0
 
+    @classmethod
+    def from_text(cls, text: str) -> "Prices":
+        """Return the prices that `as_text` gave. Raises ValueError."""
+        numbers = [int(number) for number in text.split(" ")]
+        if len(numbers) != len(fields(cls)):
+            raise ValueError("not prices")
+        return cls(*numbers)
+
+    @property
+    def as_text(self) -> str:
+        """All prices in one line, to go through Envoy's metadata, whose numbers are doubles."""
+        return " ".join(str(getattr(self, f.name)) for f in fields(self))
+
     def __post_init__(self) -> None:
         if any(not 0 <= getattr(self, f.name) <= MAX_LIMIT_NANO for f in fields(self)):
             raise ValueError("a price is from 0 to 9,000,000,000")

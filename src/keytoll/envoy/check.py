@@ -338,7 +338,7 @@ def _entry(admission: Admission, decision_id: UUID) -> Entry:
 def _admitted(admission: Admission, entry: Entry) -> CheckResponse:
     response = CheckResponse()
     response.ok_response.headers_to_remove.append("authorization")
-    response.dynamic_metadata.update(settlement_facts(entry) | _data_plane_orders(admission))
+    response.dynamic_metadata.update(settlement_facts(entry, admission.price.prices) | _data_plane_orders(admission))
     return response
 
 

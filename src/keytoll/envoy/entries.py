@@ -6,12 +6,14 @@ Both sources give the same entry for the same request, so that either, or both, 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict
 
 from keytoll.core.ledger import Entry, usage_from
+from keytoll.core.pricing import Prices
 from keytoll.core.rates import Rates
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry
 from keytoll.settlement import Logged
@@ -32,7 +34,7 @@ class UnreadableEntry(ValueError):
     """The entry isn't one of ours or lacks what settlement needs."""
 
 
-def settlement_facts(entry: Entry) -> dict[str, str | float | bool]:
+def settlement_facts(entry: Entry, prices: Prices) -> dict[str, str | float | bool]:
     """Return what a log entry must carry back, as Check's metadata. Large numbers are text: Envoy's are doubles."""
     return {
         "decision_id": str(entry.decision_id),
@@ -41,6 +43,7 @@ def settlement_facts(entry: Entry) -> dict[str, str | float | bool]:
         "model": entry.model,
         "endpoint": entry.endpoint,
         "price_id": entry.price_id,
+        "prices": prices.as_text,
         "admitted_at_us": str(entry.admitted_at_us),
         "month": entry.month,
         "hold_nano": _UNBOUNDED if entry.hold_nano is None else str(entry.hold_nano),
@@ -55,6 +58,7 @@ def from_journal(line: bytes) -> Logged | None:
         if record["type"] != "DownstreamEnd":
             return None
         return Logged(
+            prices=_prices(record["check"]),
             entry=_entry(
                 record["check"],
                 status=record["status"],
@@ -75,9 +79,11 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
     if common.access_log_type not in (0, _DOWNSTREAM_END) or CHECK not in metadata:
         return None
     with _unreadable():
+        check = MessageToDict(metadata[CHECK])
         return Logged(
+            prices=_prices(check),
             entry=_entry(
-                MessageToDict(metadata[CHECK]),
+                check,
                 status=message.response.response_code.value,
                 attempts=common.upstream_request_attempt_count,
                 usage=MessageToDict(metadata[USAGE]) if USAGE in metadata else None,
@@ -130,6 +136,20 @@ def _entry(
         hold_nano=None if hold == _UNBOUNDED else _whole(hold),
         rates=_rates(_text(check, "rates")),
     )
+
+
+def _prices(check: Mapping[str, Any]) -> Prices:
+    """Return the unit prices that Check put in, so that a charge depends on nothing that is kept elsewhere."""
+    prices, price_id = _named_prices(_text(check, "prices"))
+    if price_id != check["price_id"]:
+        raise ValueError("the prices are not those that their id names")
+    return prices
+
+
+@lru_cache(maxsize=1024)
+def _named_prices(text: str) -> tuple[Prices, str]:
+    prices = Prices.from_text(text)
+    return prices, prices.id
 
 
 def _rates(text: str) -> Rates:

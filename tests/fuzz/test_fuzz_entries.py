@@ -1,0 +1,164 @@
+"""Whatever bytes come as log entries, none of them stops settlement, and nothing is charged from garbage."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from fuzz.conftest import evidence, rng_of, share
+from fuzz.judging import Told, told_by_als, told_by_line
+from fuzz.ledger import judge_rows, judge_totals, rows_of
+from fuzz.mutations import JSON, PROTOBUF, mutated
+from keytoll.core.ledger import Charge
+from keytoll.envoy.als import AlsSink
+from keytoll.envoy.entries import UnreadableEntry, from_journal
+from keytoll.settlement import Logged, Settlement
+from keytoll.store.base import Position, Posted, Rejected
+from settlement.conftest import NOW_US, Desk
+from settlement.lines import als_entry, als_message, amount, check, decision, line
+
+SOUND = 10_000_000
+"""Entries of these numbers stand undamaged between the mutated ones."""
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the desk keeps its ledger."""
+    return tmp_path / "keytoll.db"
+
+
+def any_line(rng: Random) -> bytes:
+    """Return a valid line of a decision of its own: plain, streamed, refused, cut, or without any usage."""
+    number = next(_numbers)
+    stream = {"stream": {"events": rng.randrange(50), "bytes": 900.0}}
+    unbounded = check(number, hold_nano="unbounded")
+    changes = rng.choice(
+        (
+            {},
+            {},
+            {"lua": stream},
+            {"status": 500, "usage": {}},
+            {"status": 0, "attempts": 0, "usage": None},
+            {"usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 5.0}},
+            {"usage": {"prompt_tokens": 90, "cached_tokens": 100, "completion_tokens": 3, "reasoning_tokens": 9}},
+            {"check": unbounded, "lua": stream},
+        )
+    )
+    if changes.get("usage", ()) is None:
+        changes = {**changes, "usage": {}}
+    return line(number, **changes).rstrip(b"\n")
+
+
+def mutated_lines(rng: Random, how_many: int) -> list[bytes]:
+    """Return lines of a journal that something has damaged; what was one line may be several now."""
+    others = [any_line(rng) for _ in range(200)]
+    return [mutated(rng, any_line(rng), others, JSON) for _ in range(how_many)]
+
+
+def test_a_mutated_line_is_an_entry_or_unreadable() -> None:
+    """No other error comes out of the reader."""
+    rng = rng_of("lines")
+    for number, message in enumerate(mutated_lines(rng, share(10))):
+        with evidence(number, message):
+            try:
+                found = from_journal(message)
+            except UnreadableEntry:
+                continue
+            assert found is None or isinstance(found, Logged)
+
+
+async def test_a_mutated_journal_is_read_to_its_end_and_only_what_is_valid_is_charged(
+    desk: Desk, database: Path, report: Callable[[str], None]
+) -> None:
+    """Sound lines between the damaged ones are all charged; the file is written in pieces that end anywhere."""
+    rng, how_many = rng_of("journal"), share(30)
+    lines = mutated_lines(rng, how_many)
+    sound = range(SOUND, SOUND + how_many // 20)
+    told: list[Told] = []
+    for start in range(0, how_many, 5000):
+        content = _with_sound_lines(rng, lines[start : start + 5000], [n for n in sound if (n - SOUND) * 20 // 5000 == start // 5000])
+        told += [one for text in content.split(b"\n") for one in told_by_line(text)]
+        await _write_and_read(rng, desk, desk.folder / f"journal-{start:06}.jsonl", content)
+    rows = await rows_of(desk.store)
+    judge_rows(rows, told)
+    judge_totals(rows, database)
+    _judge_sound(rows, sound)
+    report(f"{how_many:,} lines of the journal, {len(rows):,} charged, {desk.counted('unreadable'):,.0f} unreadable")
+
+
+def _with_sound_lines(rng: Random, lines: Sequence[bytes], sound: Sequence[int]) -> bytes:
+    parts = [*(text + b"\n" for text in lines)]
+    for number in sound:
+        parts.insert(rng.randrange(len(parts) + 1), line(number))
+    return b"".join(parts)
+
+
+async def _write_and_read(rng: Random, desk: Desk, path: Path, content: bytes) -> None:
+    cuts = sorted(rng.randrange(len(content)) for _ in range(5))
+    for start, end in zip([0, *cuts], [*cuts, len(content)], strict=True):
+        with path.open("ab") as file:
+            file.write(content[start:end])
+        await desk.catch_up()
+    assert desk.follower.problem is None
+    assert list((await desk.store.positions()).values())[-1:] != []
+
+
+def _judge_sound(rows: Sequence[Charge], sound: Sequence[int]) -> None:
+    charged = {row.entry.decision_id: row.amount_nano for row in rows}
+    assert {number: charged.get(decision(number)) for number in sound} == {number: amount(number) for number in sound}
+
+
+class _Gathering(Settlement):
+    """Settles many messages in one transaction, which a fuzz has no time to do for each."""
+
+    logged: list[Logged]
+    rejected: list[Rejected]
+
+    async def post(
+        self, logged: Sequence[Logged], *, rejected: Sequence[Rejected] = (), positions: Sequence[Position] = ()
+    ) -> Posted:
+        self.logged += logged
+        self.rejected += rejected
+        return Posted(0)
+
+    async def flush(self) -> None:
+        await super().post(self.logged, rejected=self.rejected)
+        self.logged, self.rejected = [], []
+
+
+async def test_mutated_als_messages_are_all_taken_and_only_what_is_valid_is_charged(
+    desk: Desk, database: Path, report: Callable[[str], None]
+) -> None:
+    rng, how_many = rng_of("als"), share(15)
+    settlement = _Gathering(desk.store, cache=desk.cache, book=desk.book, clock=desk.clock, metrics=desk.metrics)
+    settlement.logged, settlement.rejected = [], []
+    sink = AlsSink(settlement, clock=lambda: NOW_US)
+    told: list[Told] = []
+    others = [any_als_message(rng) for _ in range(50)]
+    sound = range(SOUND, SOUND + how_many // 20)
+    for number in range(how_many):
+        message = mutated(rng, any_als_message(rng), others, PROTOBUF)
+        with evidence(number, message):
+            before = len(settlement.logged)
+            await sink(message)
+            if len(settlement.logged) > before:
+                told += told_by_als(message)
+            if number % 20 == 0 and SOUND + number // 20 in sound:
+                await sink(als_message(SOUND + number // 20))
+                told += told_by_als(als_message(SOUND + number // 20))
+            if number % 500 == 0 or number == how_many - 1:
+                await settlement.flush()
+    rows = await rows_of(desk.store)
+    judge_rows(rows, told)
+    judge_totals(rows, database)
+    _judge_sound(rows, sound)
+    report(f"{how_many:,} ALS messages, {len(rows):,} entries charged, {desk.counted('unreadable'):,.0f} unreadable")
+
+
+def any_als_message(rng: Random) -> bytes:
+    """Return a message of one to three entries."""
+    return als_message(*(next(_numbers) for _ in range(rng.choice((1, 1, 2, 3)))))
