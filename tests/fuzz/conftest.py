@@ -9,6 +9,8 @@ from random import Random
 import pytest
 import structlog
 
+from settlement.conftest import desk as desk
+
 MESSAGES = int(os.environ.get("KEYTOLL_FUZZ_MESSAGES", "100000"))
 """In all; each test takes its share of it."""
 

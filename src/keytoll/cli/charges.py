@@ -33,6 +33,7 @@ _MEASURED = {
     "estimated": "estimated, as the backend did not report all",
     "none": "not at all",
 }
+_SHOWN = 100
 _ALWAYS = ("Input", "Cached", "Output")
 
 
@@ -44,7 +45,10 @@ def list_(
     ] = None,
     key_id: Annotated[str | None, typer.Option("--key", metavar="ID", help="Only this key's.")] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE|DURATION", help=_SINCE)] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=0, help="At most so many; 0 for all. Unless given, 100 in a table, all in JSON."),
+    ] = None,
     as_json: Json = False,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
@@ -54,16 +58,19 @@ def list_(
 
     * `keytoll charges list --owner users/alice --since 7d`
 
-    * `keytoll charges list --key key_0198… --since 2026-12-01 --limit 0 --json`
+    * `keytoll charges list --key key_0198… --since 2026-12-01 --json`
     """
     query = {"owner": None if owner is None else check_owner(owner), "key_id": key_id}
     with OperatorClient(run_dir) as client:
         about = client.call("GET", "/about")
-        found = list(client.items("/charges", query | {"since": _since(since, about)}, limit=limit))
+        most = limit if limit is not None else 0 if as_json else _SHOWN
+        found = list(client.items("/charges", query | {"since": _since(since, about)}, limit=most))
     if as_json:
         print_json(found)
-    else:
-        _print(found, about)
+        return
+    _print(found, about)
+    if limit is None and len(found) == _SHOWN:
+        typer.echo(f"Only the newest {_SHOWN} are shown; --limit 0 shows all.", err=True)
 
 
 @app.command()

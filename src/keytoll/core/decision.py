@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 33_554_432
 """32 MiB: the largest request body, as in envoy.yaml."""
 
 FORM_CONTENT_TYPE = re.compile(r"multipart/form-data\s*;.*", re.ASCII | re.IGNORECASE)
-"""The content type of a form, whose fields request.lua's form.lua reads. The same expression stands in envoy.yaml."""
+"""The content type of a form, whose fields form.lua reads. The same expression stands in envoy.yaml."""
 
 JSON_CONTENT_TYPE = re.compile(r"application/([\w.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
 """The content types whose body Envoy reads. The same expression stands in envoy.yaml."""
@@ -307,7 +307,10 @@ def _body(case: _Case) -> Denial | None:
     # Envoy always sets `model`, to "" where it is missing: without it the body was not read, and nothing is known.
     if case.request.facts.get("bad_body") is not None or "model" not in case.request.facts:
         # Envoy's parser also refuses whole numbers from 2^63 to 2^64 - 1, and doubles out of range.
-        return Denial(Reason.BAD_BODY, "The body is not valid JSON, or holds a number that is out of range")
+        message = "The body is not valid JSON, or holds a number that is out of range"
+        if case.endpoint.body is Body.FORM:
+            message = "The form is not complete, or written in a way that could be misread; see RFC 7578"
+        return Denial(Reason.BAD_BODY, message)
     return None
 
 

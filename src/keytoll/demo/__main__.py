@@ -19,6 +19,7 @@ from keytoll.demo.ports import Ports
 from keytoll.demo.stack import Stack, StackSettings, write_private
 from keytoll.settings import CannotStart
 
+_PARENT_POLL_S = 0.25
 _EXAMPLE_MODEL = "Qwen2.5-72B-Instruct"
 
 _READY = """
@@ -74,6 +75,7 @@ async def _run(settings: StackSettings) -> int:
     stack = Stack(settings)
     with _signals() as (stop, hurry):
         stopping = asyncio.create_task(stop.wait())
+        parent = asyncio.create_task(_follow_make(stop))
         serving = asyncio.create_task(_serve(stack, catalog))
         try:
             await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,12 +83,31 @@ async def _run(settings: StackSettings) -> int:
                 serving.result()
             _say("\nStopping: Envoy, then Keytoll, which settles what is left, then the backend …")
         finally:
-            for task in (stopping, serving):
+            for task in (stopping, serving, parent):
                 task.cancel()
-            await asyncio.gather(stopping, serving, return_exceptions=True)
+            await asyncio.gather(stopping, serving, parent, return_exceptions=True)
             await stack.stop(hurry=hurry)
     _say("Stopped.")
     return 0
+
+
+async def _follow_make(stop: asyncio.Event) -> None:
+    """Stop when `make run` was sent a SIGINT of its own, as scripts do: make waits for its child, but doesn't pass it on.
+
+    It waits in its signal handler, where SIGINT is blocked; at all other times it is not.
+    """
+    status = Path(f"/proc/{os.getppid()}/status")
+    while not _is_interrupted_make(status):
+        await asyncio.sleep(_PARENT_POLL_S)
+    stop.set()
+
+
+def _is_interrupted_make(status: Path) -> bool:
+    try:
+        fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        return fields["Name"] == "make" and bool(int(fields["SigBlk"], 16) >> (signal.SIGINT - 1) & 1)
+    except (OSError, KeyError, ValueError):
+        return False
 
 
 def _load(settings: StackSettings) -> Catalog:
