@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,12 +25,16 @@ from keytoll.admission.holds import HoldBook
 from keytoll.catalog import Catalog, CatalogError
 from keytoll.core.decision import Rules
 from keytoll.core.months import Calendar
+from keytoll.envoy.admin import Admin
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.clusters import ClustersInvalid, EnvoyNotFound, find_envoy
+from keytoll.envoy.guard import DiskGuard
 from keytoll.envoy.journal import JournalFollower
 from keytoll.envoy.publisher import Publisher
+from keytoll.envoy.rotation import JournalRotation
 from keytoll.envoy.server import EnvoyServer
+from keytoll.envoy.watch import EnvoyWatch
 from keytoll.http.api import create_api
 from keytoll.http.contract import About
 from keytoll.http.probes import create_probes
@@ -70,6 +74,12 @@ async def serve(settings: Settings) -> None:
         _log.info("stopping")
 
 
+class _Running(Protocol):
+    """What works in the background until it is cancelled."""
+
+    async def run(self) -> None: ...
+
+
 class _Keytoll:
     """What runs beside the servers: the source of settlement, the catalog's follower, and the watch over both."""
 
@@ -82,16 +92,26 @@ class _Keytoll:
         self.admissions = AdmissionsFile(settings.admissions_dir)
         self.book = HoldBook(self.admissions, monotonic=time.monotonic, on_end=self.bodies.end)
         self.settlement = Settlement(store, cache=self.cache, book=self.book, clock=_now_us, metrics=metrics)
-        self.follower = JournalFollower(
-            settings.journal_dir, store=store, settlement=self.settlement, clock=_now_us, metrics=metrics
-        )
+        journals = settings.journal_dirs if settings.source is Source.JOURNAL else ()
+        self.admins = [Admin(folder.parent / "admin.sock") for folder in journals]
+        self.followers = [
+            JournalFollower(folder, store=store, settlement=self.settlement, clock=_now_us, metrics=metrics)
+            for folder in journals
+        ]
+        pairs = list(zip(self.followers, self.admins, strict=True))
+        self.rotations = [
+            JournalRotation(follower=follower, writer=admin, segment_bytes=settings.journal_segment_bytes)
+            for follower, admin in pairs
+        ]
+        self.watches = [EnvoyWatch(admin, clock=_now_us) for admin in self.admins]
+        self.guard = _guard(settings, pairs, metrics)
         self.losses = LossDetector(
             book=self.book,
             settlement=self.settlement,
             longest_s=settings.longest_request_s,
             clock=_now_us,
             read_past_us=self._read_past_us,
-            dead_before_us=lambda: 0,
+            dead_before_us=lambda: min((watch.dead_before_us for watch in self.watches), default=0),
         )
         self.publisher = Publisher(
             catalog_path=settings.catalog,
@@ -111,20 +131,20 @@ class _Keytoll:
             _log.info("holds_restored", holds=len(self.book))
 
     def _read_past_us(self) -> int:
-        if self.settings.source is Source.JOURNAL:
-            return self.follower.read_past_us
-        return _now_us()  # ALS has no backlog here: what its sender lost won't come
+        # ALS has no backlog here: what its sender lost won't come.
+        return min((follower.read_past_us for follower in self.followers), default=_now_us())
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. A part that fails ends the process: a supervisor starts it anew, nothing is lost."""
-        parts: list[Coroutine[Any, Any, object]] = [
-            self.publisher.run(),
-            self.losses.run(),
-            self._watch(),
-            stop.wait(),
+        running: list[_Running] = [
+            *self.followers,
+            *self.rotations,
+            *self.watches,
+            self.guard,
+            self.losses,
+            self.publisher,
         ]
-        if self.settings.source is Source.JOURNAL:
-            parts.append(self.follower.run())
+        parts: list[Coroutine[Any, Any, object]] = [*(part.run() for part in running), self._watch(), stop.wait()]
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,7 +159,7 @@ class _Keytoll:
         """Settle what the journal holds by now."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S * 5):
-                while await self.follower.read_once():
+                while any([await follower.read_once() for follower in self.followers]):
                     pass
 
     def _accept(self, catalog: Catalog) -> None:
@@ -182,12 +202,26 @@ class _Keytoll:
             except StoreUnavailable as error:
                 self.metrics.store_errors.inc()
                 problems.append(f"store: {error}")
-            if self.settings.source is Source.JOURNAL and (problem := self.follower.problem) is not None:
-                problems.append(f"journal: {problem}")
+            problems += [f"journal: {each.problem}" for each in self.followers if each.problem is not None]
+            problems += [f"admission: {self.guard.problem}"] if self.guard.problem is not None else []
             self.not_ready = problems
             self.metrics.cache_size.set(len(self.cache))
             self.metrics.holds.set(len(self.book))
             await asyncio.sleep(_WATCH_S)
+
+
+def _guard(settings: Settings, journals: Sequence[tuple[JournalFollower, Admin]], metrics: Metrics) -> DiskGuard:
+    """Return the guard over what must be written for a request to be charged."""
+    one = len(journals) == 1
+    return DiskGuard(
+        disks={
+            **{"the journal's disk" if one else f"the disk of {each.folder}": each.folder for each, _ in journals},
+            "the admissions' disk": settings.admissions_dir,
+        },
+        envoys={"Envoy" if one else f"the Envoy of {each.folder}": admin for each, admin in journals},
+        floor_bytes=settings.disk_floor_bytes,
+        metrics=metrics,
+    )
 
 
 @asynccontextmanager
@@ -204,8 +238,10 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         rules = keytoll.current_rules()
         await keytoll.restore_holds()
         stack.callback(keytoll.admissions.close)
-        if settings.source is Source.JOURNAL:
-            stack.push_async_callback(keytoll.settle_the_rest)
+        for admin in keytoll.admins:
+            stack.push_async_callback(admin.aclose)
+        await keytoll.guard.look()
+        stack.push_async_callback(keytoll.settle_the_rest)
         await stack.enter_async_context(_envoy_server(keytoll))
         management = Management(
             store=store,
@@ -236,6 +272,7 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
         clock=_now_us,
         random=os.urandom,
         metrics=keytoll.metrics,
+        obstacle=lambda: keytoll.guard.problem,
     )
     als = AlsSink(keytoll.settlement, clock=_now_us) if keytoll.settings.source is Source.ALS else None
     server = EnvoyServer(keytoll.settings.envoy_socket, check=check, void=check.void, als=als)

@@ -26,7 +26,8 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`max_stream_s` is the `max_stream_duration` of envoy.yaml. `store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`."""
+    """`store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`. `max_stream_s` is the
+    `max_stream_duration` of envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`."""
 
     run_dir: Path = Path("run")
     catalog: Path = Path("keytoll.yaml")

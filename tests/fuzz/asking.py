@@ -3,9 +3,8 @@
 import itertools
 import json
 import os
-from collections.abc import Sequence
-from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -75,30 +74,33 @@ class Asking:
 @asynccontextmanager
 async def asking_in(folder: Path) -> AsyncIterator[Asking]:
     """Open a store with keys of all kinds in a folder."""
-    store = await SqliteStore.open(folder / "keytoll.db")
-    for key in KEYS:
-        await store.create_key(key)
-    await store.delete_key("key_deleted", deleted_at_us=NOW_US)
-    file = AdmissionsFile(folder)
-    file.open()
-    ticks = itertools.count(0, 60)
-    bodies = LargeBodies(monotonic=lambda: next(ticks))
+    async with AsyncExitStack() as stack:
+        store = await SqliteStore.open(folder / "keytoll.db")
+        stack.push_async_callback(store.close)
+        for key in KEYS:
+            await store.create_key(key)
+        await store.delete_key("key_deleted", deleted_at_us=NOW_US)
+        file = AdmissionsFile(folder)
+        file.open()
+        stack.callback(file.close)
+        yield _asking(store, file)
+
+
+def _asking(store: SqliteStore, file: AdmissionsFile) -> Asking:
+    minutes = itertools.count(0, 60)
+    bodies = LargeBodies(monotonic=lambda: next(minutes))
     book = HoldBook(file, monotonic=lambda: 0.0, on_end=bodies.end)
     rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", _OFFERS)
-    yield Asking(
-        CheckHandler(
-            KeyCache(store),
-            book=book,
-            bodies=bodies,
-            rules=lambda: rules,
-            clock=lambda: NOW_US,
-            random=os.urandom,
-            metrics=Metrics(),
-        ),
-        book,
+    handler = CheckHandler(
+        KeyCache(store),
+        book=book,
+        bodies=bodies,
+        rules=lambda: rules,
+        clock=lambda: NOW_US,
+        random=os.urandom,
+        metrics=Metrics(),
     )
-    file.close()
-    await store.close()
+    return Asking(handler, book)
 
 
 def requests(rng: Random) -> Sequence[bytes]:
@@ -177,11 +179,11 @@ _READERS: dict[str | None, str] = {LIVE: "key_live", SPENT: "key_spent"}
 
 
 def _authorization(message: bytes) -> str | None:
-    header = wire.text_of(wire.at(message, 1, 4, 2, 3), "authorization")
+    header = wire.text_in(wire.at(message, 1, 4, 2, 3), "authorization")
     scheme, _, secret = (header or "").partition(" ")
     return secret if scheme.lower() == "bearer" else None
 
 
 def _model(message: bytes) -> object:
-    facts = wire.entry_of(wire.at(message, 1, 11, 1), "kt.req") or b""
-    return wire.leaf(wire.entry_of(wire.at(facts, 1), "model") or b"")
+    facts = wire.message_in(wire.at(message, 1, 11, 1), "kt.req") or b""
+    return wire.leaf(wire.message_in(wire.at(facts, 1), "model") or b"")

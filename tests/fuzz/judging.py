@@ -63,7 +63,7 @@ def told_by_als(message: bytes) -> Iterator[Told]:
     """Return what the entries of a StreamAccessLogsMessage tell."""
     for entry in wire.at(message, 2, 1):
         metadata = wire.at(entry, 1, 17, 1)
-        check = wire.entry_of(metadata, "envoy.filters.http.ext_authz")
+        check = wire.message_in(metadata, "envoy.filters.http.ext_authz")
         if check is None:
             continue
         code = b"".join(wire.at(entry, 4, 1))
@@ -71,14 +71,12 @@ def told_by_als(message: bytes) -> Iterator[Told]:
         attempts = _last_varint(b"".join(wire.at(entry, 1)), 24, bits=32)
         facts = _facts(_struct(check), status, attempts)
         if facts is not None:
-            has_usage = wire.entry_of(metadata, "kt.usage") is not None
+            has_usage = wire.message_in(metadata, "kt.usage") is not None
             yield Told(facts, {"not": "read here"} if has_usage else None)
 
 
 def _struct(struct: bytes) -> dict[str, object]:
-    entries = wire.at(struct, 1)
-    names = {(wire.at(entry, 1) or [b""])[-1].decode() for entry in entries}
-    return {name: wire.leaf(wire.entry_of(entries, name) or b"") for name in names}
+    return {name: wire.leaf(b"".join(parts)) for name, parts in wire.entries_of(wire.at(struct, 1)).items()}
 
 
 def _last_varint(message: bytes, number: int, *, bits: int) -> int:

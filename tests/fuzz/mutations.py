@@ -253,10 +253,8 @@ def _repeat_name(rng: Random, message: bytes, others: Sequence[bytes]) -> bytes:
 
 JSON: tuple[Mutation, ...] = (
     *BYTES,
-    *[_replace_leaf] * (len(BYTES) - 3),
-    _swap_leaves,
-    _drop_leaf,
-    _repeat_name,
+    *[_replace_leaf] * (2 * len(BYTES)),
+    *[_swap_leaves, _drop_leaf, _repeat_name] * 2,
 )
 
 

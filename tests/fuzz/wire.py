@@ -56,6 +56,8 @@ def varint(number: int) -> bytes:
 
 def varint_value(payload: bytes) -> int:
     """Return the number of a varint, cut to 64 bits as parsers do."""
+    if len(payload) == 1:
+        return payload[0]
     return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(payload)) & 2**64 - 1
 
 
@@ -72,23 +74,30 @@ def at(message: bytes, *path: int) -> list[bytes]:
     return found
 
 
-def entry_of(entries: list[bytes], key: str) -> bytes | None:
-    """Return the value under a key among a map's entries: the last one counts."""
-    found = None
-    for entry in entries:
-        if (at(entry, 1) or [b""])[-1] == key.encode():
-            found = entry
-    # The value of an entry is merged as any other message is, which is the same as the parts put together.
-    return None if found is None else b"".join(at(found, 2))
+def entries_of(entries: list[bytes]) -> dict[str, list[bytes]]:
+    """Return a map by its keys: the value fields of each, which are merged if they are messages. The last entry counts.
 
-
-def text_of(entries: list[bytes], key: str) -> str | None:
-    """Return the text under a key among the entries of a map of strings."""
-    found = None
+    An entry with a field that a map's entry doesn't have is none: parsers keep it aside as unknown.
+    """
+    found: dict[str, list[bytes]] = {}
     for entry in entries:
-        if (at(entry, 1) or [b""])[-1] == key.encode():
-            found = (at(entry, 2) or [b""])[-1].decode()
+        parts = fields(entry)
+        if all(part.wire == LENGTH and part.number in (1, 2) for part in parts):
+            keys = [part.payload for part in parts if part.number == 1]
+            found[(keys or [b""])[-1].decode()] = [part.payload for part in parts if part.number == 2]
     return found
+
+
+def message_in(entries: list[bytes], key: str) -> bytes | None:
+    """Return the message under a key of a map, None if there is none."""
+    parts = entries_of(entries).get(key)
+    return None if parts is None else b"".join(parts)
+
+
+def text_in(entries: list[bytes], key: str) -> str | None:
+    """Return the text under a key of a map of strings, None if there is none."""
+    parts = entries_of(entries).get(key)
+    return None if parts is None else (parts or [b""])[-1].decode()
 
 
 def leaf(value: bytes) -> object:

@@ -139,14 +139,15 @@ async def _read(ask: Ask, response: httpx.Response, got: list[int]) -> Outcome:
     if not ask.stream:
         await response.aread()
         return Outcome(ask, 200, whole=True)
+    done = False
     async for line in response.aiter_lines():
         if line == "data: [DONE]":
-            return Outcome(ask, 200, events=len(got), whole=True)
-        if line.startswith("data: "):
+            done = True
+        elif line.startswith("data: "):
             got.append(1)
             if len(got) == ask.cut_after:
                 break
-    return Outcome(ask, 200, events=len(got))
+    return Outcome(ask, 200, events=len(got), whole=done)
 
 
 def _code(body: bytes) -> str | None:

@@ -90,7 +90,7 @@ async def _under_load(loads: list[Load], gateway: CountedGateway, plan: Plan, ra
             for number in range(plan.kills):
                 await _more_answers(loads[0], random.randint(50, 250))
                 await gateway.stack.keytoll.kill()
-                await gateway.stack.keytoll.start()
+                await gateway.stack.keytoll.launch()  # at once; that it is ready shows in the answers
                 print(f"killed {number + 1} times; {len(loads[0].outcomes)} requests have ended", flush=True)
             await _more_answers(loads[0], 100)
         finally:

@@ -25,19 +25,18 @@ class Waiting:
 
 
 class Gates:
-    """The gates of one Keytoll. `on_made` is called when a call was made, before anyone hears of it.
+    """The gates of one Keytoll; they stand in for its store.
 
     `outage` fails calls before they are made; `lose_answer` says of each whether it fails after it was made.
     """
 
-    def __init__(self, store: SqliteStore, loop: SteppedLoop, *, on_made: Callable[[], None]) -> None:
+    def __init__(self, store: SqliteStore, loop: SteppedLoop) -> None:
         self.waiting: list[Waiting] = []
         self.outage = False
         self.lose_answer: Callable[[], bool] = lambda: False
         self.closed = False
         self._store = store
         self._loop = loop
-        self._on_made = on_made
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         async def call(*args: Any, **options: Any) -> Any:
@@ -67,7 +66,6 @@ class Gates:
         finally:
             self._loop.busy = None
             done.set_result(None)
-            self._on_made()
 
     async def _wait(self, method: str, args: tuple[Any, ...], *, made: bool) -> None:
         if self.closed:

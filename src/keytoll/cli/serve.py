@@ -17,6 +17,7 @@ _JOURNAL = (
 )
 _SEGMENT = "The size from which on a journal file is rotated, and removed once it is settled."
 _FLOOR = "How much must be left on the disks of the journals and the admissions; with less, every request gets 503."
+_STREAM = "The max_stream_duration of envoy.yaml, in seconds: a request that was not logged by then, and a grace, is unsettled."
 _SOURCE = "Which of Envoy's access logs to settle: the journal, a file, or ALS over gRPC."
 
 
@@ -36,6 +37,9 @@ def serve(
     ] = _DEFAULTS.journal_segment_bytes,
     disk_floor_bytes: Annotated[int, typer.Option(envvar="KEYTOLL_DISK_FLOOR_BYTES", min=0, help=_FLOOR)] = (
         _DEFAULTS.disk_floor_bytes
+    ),
+    max_stream_s: Annotated[float, typer.Option(envvar="KEYTOLL_MAX_STREAM_S", min=1, help=_STREAM)] = (
+        _DEFAULTS.max_stream_s
     ),
     metrics_host: Annotated[
         str, typer.Option(envvar="KEYTOLL_METRICS_HOST", help="The address for /metrics, /healthz and /readyz.")
@@ -62,6 +66,7 @@ def serve(
             journals=tuple(journal or ()),
             journal_segment_bytes=journal_segment_bytes,
             disk_floor_bytes=disk_floor_bytes,
+            max_stream_s=max_stream_s,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             log_level=log_level,

@@ -97,7 +97,7 @@ async def _follow_make(stop: asyncio.Event) -> None:
     It waits in its signal handler, where SIGINT is blocked; at all other times it is not.
     """
     status = Path(f"/proc/{os.getppid()}/status")
-    while not _is_interrupted_make(status):
+    while not _is_interrupted_make(status):  # noqa: ASYNC110 - nothing tells of another process's signals
         await asyncio.sleep(_PARENT_POLL_S)
     stop.set()
 

@@ -1,5 +1,6 @@
 """Envoy's admin interface over its UNIX socket: only what Keytoll asks of it."""
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -21,12 +22,14 @@ class AdminRefused(AdminUnavailable):
 
 
 class Admin:
-    """A client of the admin socket at `socket`; close it, or use it as a context manager."""
+    """A client of the admin socket at `socket`, whose folder must be there; close it, or use it as a context manager."""
 
     def __init__(self, socket: Path) -> None:
         # A context of our own: the default one loads every trusted authority, for a socket that never speaks TLS.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=context)
+        # By way of its folder, since a socket's address has room for 107 bytes only.
+        self._folder = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        transport = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{self._folder}/{socket.name}", verify=context)
         self._client = httpx.AsyncClient(
             transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S, trust_env=False
         )
@@ -63,6 +66,7 @@ class Admin:
     async def aclose(self) -> None:
         """Close the connection."""
         await self._client.aclose()
+        os.close(self._folder)
 
     async def __aenter__(self) -> Self:
         return self

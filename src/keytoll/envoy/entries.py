@@ -4,6 +4,7 @@ Both sources give the same entry for the same request, so that either, or both, 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -68,7 +69,7 @@ def from_journal(line: bytes) -> Logged | None:
                 request_bytes=record.get("received"),
                 answer_bytes=record.get("sent"),
             ),
-            ended_at_us=_seconds_to_us(record["start"]) + record["ms"] * 1000,
+            ended_at_us=_seconds_to_us(record["start"]) + _count(record["ms"]) * 1000,
         )
 
 
@@ -104,6 +105,9 @@ def _unreadable() -> Iterator[None]:
 
 
 _UNBOUNDED = "unbounded"
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
+_WHOLE = re.compile(r"\d{1,19}", re.ASCII)
+_SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
 _MAX_RATE = 1_000_000
 
 
@@ -119,14 +123,14 @@ def _entry(
 ) -> Entry:
     hold = _text(check, "hold_nano")
     return Entry(
-        decision_id=UUID(_text(check, "decision_id")),
+        decision_id=_decision_id(_text(check, "decision_id")),
         key_id=_text(check, "key_id"),
         owner=_text(check, "owner"),
         model=_text(check, "model"),
         endpoint=_text(check, "endpoint"),
         price_id=_text(check, "price_id"),
         admitted_at_us=_whole(_text(check, "admitted_at_us")),
-        month=_text(check, "month"),
+        month=_month(_text(check, "month")),
         status=_count(status),
         attempts=_count(attempts),
         reported=usage_from(usage) if usage is not None else None,
@@ -167,15 +171,30 @@ def _events(script: Any) -> int | None:
 
 
 def _text(check: Mapping[str, Any], name: str) -> str:
+    """Return a text as Check writes them. What no store can keep would hold up all entries that follow it."""
     value = check[name]
     if not isinstance(value, str):
         raise TypeError(f"{name} is not text")
+    if not value or not value.isprintable():  # a lone surrogate is none either
+        raise ValueError(f"{name} is empty or not printable")
     return value
 
 
+def _decision_id(text: str) -> UUID:
+    decision_id = UUID(text)
+    if str(decision_id) != text:  # UUID() reads several spellings
+        raise ValueError("decision_id is not as Check writes it")
+    return decision_id
+
+
+def _month(text: str) -> str:
+    if _MONTH.fullmatch(text) is None:
+        raise ValueError("month is none")
+    return text
+
+
 def _whole(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
+    if _WHOLE.fullmatch(text) is None or (value := int(text)) >= 2**63:  # int() reads signs, spaces and underscores
         raise ValueError("a number is out of range")
     return value
 
@@ -190,5 +209,7 @@ def _count(value: Any) -> int:
 
 
 def _seconds_to_us(text: str) -> int:
-    whole, _, fraction = text.partition(".")
-    return int(whole) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        raise ValueError("an instant is not in seconds")
+    return int(match[1]) * 1_000_000 + int(match[2].ljust(6, "0"))
