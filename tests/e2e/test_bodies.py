@@ -95,6 +95,20 @@ async def test_a_large_prompt_is_answered_by_the_real_thing(gateway: Gateway, ke
     assert charge["input_tokens"] == answer.usage.prompt_tokens >= 50_000
 
 
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,"])
+async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(
+    gateway: Gateway, key: dict[str, Any], value: bytes
+) -> None:
+    """30 MiB of them would take Envoy seconds and gigabytes."""
+    pid = gateway.stack.pids["envoy"]
+    before = resident_mib(pid)
+    body = b'{"model":"odd","messages":[' + value * (30 * MIB // len(value)) + b"0]}"
+    async with gateway.http(key) as client:
+        response = await client.post(CHAT_PATH, content=body, headers=JSON)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert resident_mib(pid) < before + 250
+
+
 def resident_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024

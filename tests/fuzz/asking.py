@@ -130,9 +130,7 @@ _FACTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def _request(
-    secret: str | None, facts: dict[str, Any] | None, *, path: str, kind: str, method: str = "POST"
-) -> bytes:
+def _request(secret: str | None, facts: dict[str, Any] | None, *, path: str, kind: str, method: str = "POST") -> bytes:
     message = CheckRequest()
     http = message.attributes.request.http
     http.method, http.path = method, path

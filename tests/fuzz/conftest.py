@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -45,6 +46,12 @@ def report(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[str], None]
         yield lines.append
     with capsys.disabled():
         print(f"\nfuzz: {'; '.join(lines)}; seed {SEED}, {time.monotonic() - started_s:.1f} s")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the desk keeps its ledger."""
+    return tmp_path / "keytoll.db"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -93,6 +93,8 @@ def _facts(check: Mapping[str, object], status: int | None, attempts: int | None
         _MONTH.fullmatch(texts.get("month", "")),
         _RATES.fullmatch(texts.get("rates", "")),
         all(name and name.isprintable() for name in names),
+        (texts.get("price_id"), texts.get("prices"))
+        == (PRICES.id, PRICES.as_text),  # no other prices were ever in force
         _is_whole_text(admitted),
         hold == "unbounded" or _is_whole_text(hold),
         status is not None,
@@ -103,6 +105,14 @@ def _facts(check: Mapping[str, object], status: int | None, attempts: int | None
     bound = None if hold == "unbounded" else int(hold)
     decision_id = texts["decision_id"].lower()
     return Facts(decision_id, *names, texts["month"], int(admitted), bound, status, attempts)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of a text, none if it holds anything else."""
+    try:
+        return [int(number) for number in text.split(" ")]
+    except ValueError:
+        return []
 
 
 def _is_whole_text(text: str) -> bool:

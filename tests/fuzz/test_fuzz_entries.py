@@ -5,19 +5,17 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-import pytest
-
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.judging import Told, told_by_als, told_by_line
 from fuzz.ledger import judge_rows, judge_totals, rows_of
 from fuzz.mutations import JSON, PROTOBUF, mutated
+from fuzz.reporting import any_als_message, gathering
 from keytoll.core.ledger import Charge
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.entries import UnreadableEntry, from_journal
-from keytoll.settlement import Logged, Settlement
-from keytoll.store.base import Position, Posted, Rejected
+from keytoll.settlement import Logged
 from settlement.conftest import NOW_US, Desk
-from settlement.lines import als_entry, als_message, amount, check, decision, line
+from settlement.lines import als_message, amount, check, decision, line
 
 SOUND = 10_000_000
 """Entries of these numbers stand undamaged between the mutated ones."""
@@ -27,12 +25,6 @@ _LINES_A_FILE = 5000
 _FLUSH_EACH = 500
 
 _numbers = count(1)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """Where the desk keeps its ledger."""
-    return tmp_path / "keytoll.db"
 
 
 def any_line(rng: Random) -> bytes:
@@ -66,7 +58,7 @@ def mutated_lines(rng: Random, how_many: int) -> list[bytes]:
 def test_a_mutated_line_is_an_entry_or_unreadable() -> None:
     """No other error comes out of the reader."""
     rng = rng_of("lines")
-    for number, message in enumerate(mutated_lines(rng, share(10))):
+    for number, message in enumerate(mutated_lines(rng, share(4))):
         with evidence(number, message):
             try:
                 found = from_journal(message)
@@ -79,7 +71,7 @@ async def test_a_mutated_journal_is_read_to_its_end_and_only_what_is_valid_is_ch
     desk: Desk, database: Path, report: Callable[[str], None]
 ) -> None:
     """Sound lines between the damaged ones are all charged; the file is written in pieces that end anywhere."""
-    rng, how_many = rng_of("journal"), share(30)
+    rng, how_many = rng_of("journal"), share(28)
     lines = mutated_lines(rng, how_many)
     told: list[Told] = []
     for start in range(0, how_many, _LINES_A_FILE):
@@ -117,35 +109,16 @@ def _judge_sound(rows: Sequence[Charge], how_many: int) -> None:
         assert charged[decision(number)] == amount(number)
 
 
-class _Gathering(Settlement):
-    """Settles many messages in one transaction, which a fuzz has no time to do for each."""
-
-    logged: list[Logged]
-    rejected: list[Rejected]
-
-    async def post(
-        self, logged: Sequence[Logged], *, rejected: Sequence[Rejected] = (), positions: Sequence[Position] = ()
-    ) -> Posted:
-        self.logged += logged
-        self.rejected += rejected
-        return Posted(0)
-
-    async def flush(self) -> None:
-        await super().post(self.logged, rejected=self.rejected)
-        self.logged, self.rejected = [], []
-
-
 async def test_mutated_als_messages_are_all_taken_and_only_what_is_valid_is_charged(
     desk: Desk, database: Path, report: Callable[[str], None]
 ) -> None:
-    rng, how_many = rng_of("als"), share(15)
-    settlement = _Gathering(desk.store, cache=desk.cache, book=desk.book, clock=desk.clock, metrics=desk.metrics)
-    settlement.logged, settlement.rejected = [], []
+    rng, how_many = rng_of("als"), share(12)
+    settlement = gathering(desk)
     sink = AlsSink(settlement, clock=lambda: NOW_US)
     told: list[Told] = []
-    others = [any_als_message(rng) for _ in range(50)]
+    others = [any_als_message(rng, _numbers) for _ in range(50)]
     for number in range(how_many):
-        message = mutated(rng, any_als_message(rng), others, PROTOBUF)
+        message = mutated(rng, any_als_message(rng, _numbers), others, PROTOBUF)
         if number % _SOUND_EACH == 0:
             await sink(als_message(SOUND + number))
             told += told_by_als(als_message(SOUND + number))
@@ -161,8 +134,3 @@ async def test_mutated_als_messages_are_all_taken_and_only_what_is_valid_is_char
     judge_totals(rows, database)
     _judge_sound(rows, how_many)
     report(f"{how_many:,} ALS messages, {len(rows):,} entries charged, {desk.counted('unreadable'):,.0f} unreadable")
-
-
-def any_als_message(rng: Random) -> bytes:
-    """Return a message of one to three entries."""
-    return als_message(*(next(_numbers) for _ in range(rng.choice((1, 1, 2, 3)))))

@@ -27,7 +27,5 @@ def costly(*, first: int, output: int, limit: int, delay_ms: int, stream: bool =
     """Requests to `exact` without end, which hold 0.001 for each token of `limit` and cost as much for each made."""
     number = first
     while True:
-        yield Ask(
-            number=number, output=output, limit=limit, model="exact", stream=stream, delay_ms=delay_ms
-        )
+        yield Ask(number=number, output=output, limit=limit, model="exact", stream=stream, delay_ms=delay_ms)
         number += 1

@@ -88,7 +88,13 @@ async def main() -> int:
     violations = []
     with tempfile.TemporaryDirectory() as folder:
         async with counted_gateway(Path(folder)) as gateway:
-            cases = [(10.0, WORST_TOKENS), (10.0, WORST_TOKENS // 2), (1.0, WORST_TOKENS), (0.5, WORST_TOKENS), (0.0, 1)]
+            cases = [
+                (10.0, WORST_TOKENS),
+                (10.0, WORST_TOKENS // 2),
+                (1.0, WORST_TOKENS),
+                (0.5, WORST_TOKENS),
+                (0.0, 1),
+            ]
             for number, (worth, output) in enumerate(cases, 1):
                 done = await burst(gateway, worth=worth, callers=1000, first=number * 10_000, output=output)
                 print(f"1,000 at once, worth {worth:g}, each costs {output}% of what it holds: {done}")

@@ -27,15 +27,23 @@ SMALL_WORST_NANO = SMALL_WORST * 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How often Keytoll is killed, how many requests a second are sent, and what the small key's limit is."""
+    """How often Keytoll is killed and how many answers come between, least and most; how many requests a second are
+    sent; and what the small key's limit is."""
 
     kills: int
+    answers_between: tuple[int, int]
     per_second: float
     small_per_second: float
     small_limit_nano: int
 
 
-FULL = Plan(kills=20, per_second=210, small_per_second=20, small_limit_nano=400 * SMALL_OUTPUT * 1_000_000)
+FULL = Plan(
+    kills=20,
+    answers_between=(100, 500),
+    per_second=210,
+    small_per_second=20,
+    small_limit_nano=500 * SMALL_OUTPUT * 1_000_000,
+)
 
 
 @dataclass(slots=True)
@@ -78,7 +86,9 @@ async def survive(gateway: CountedGateway, plan: Plan) -> Survived:
     _check_totals(found, "the key", await gateway.used_nano(key), evidence.rows)
     spent_nano, dry = await _audit_small(gateway, small_key, plan, outcomes, found)
     answers = sum(outcome.whole for outcome in outcomes)
-    return Survived(found, len(load.outcomes) + len(small_load.outcomes), load.seconds, spent_nano, answers, dry, holds_left)
+    return Survived(
+        found, len(load.outcomes) + len(small_load.outcomes), load.seconds, spent_nano, answers, dry, holds_left
+    )
 
 
 async def _under_load(loads: list[Load], gateway: CountedGateway, plan: Plan, random: Random) -> None:
@@ -88,16 +98,16 @@ async def _under_load(loads: list[Load], gateway: CountedGateway, plan: Plan, ra
             group.create_task(load.run(stop))
         try:
             for number in range(plan.kills):
-                await _more_answers(loads[0], random.randint(50, 250))
+                await more_answers(loads[0], random.randint(*plan.answers_between))
                 await gateway.stack.keytoll.kill()
                 await gateway.stack.keytoll.launch()  # at once; that it is ready shows in the answers
                 print(f"killed {number + 1} times; {len(loads[0].outcomes)} requests have ended", flush=True)
-            await _more_answers(loads[0], 100)
+            await more_answers(loads[0], 100)
         finally:
             stop.set()
 
 
-async def _more_answers(load: Load, number: int) -> None:
+async def more_answers(load: Load, number: int) -> None:
     """Return after so many more answers: so that a kill falls amid them, also on a slow machine."""
     goal = sum(outcome.whole for outcome in load.outcomes) + number
 

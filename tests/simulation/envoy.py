@@ -14,7 +14,6 @@ class JournalWriter:
         self._lines: list[tuple[bytes, str | None]] = []
         self._written_bytes = 0  # of the first line
         self._touched = 0
-        self._segments = 0
         self._fd = self._opened()
 
     def append(self, line: bytes, decision: str | None) -> None:
@@ -33,33 +32,26 @@ class JournalWriter:
         """Lose what is in the buffer, perhaps in the middle of a write; a new process takes over."""
         whole = self.flush(wholly=False)
         self._lines, self._written_bytes = [], 0
-        self.reopen()
+        self._reopen()
         return whole
 
-    def rename(self) -> None:
-        """Give the live file another name. What is written still goes to it, until it is reopened."""
-        self._segments += 1
-        live = self._folder / "journal.jsonl"
-        if live.exists():
-            live.rename(self._folder / f"journal-{self._segments:06}.jsonl")
+    def reopen(self) -> list[str]:
+        """Open the live file anew, after the line that was begun; return its decision if there was one."""
+        whole = []
+        if self._written_bytes:
+            line = self._lines[0][0]
+            self._write(line[self._written_bytes :])
+            whole = self._take(len(line))
+        self._reopen()
+        return whole
 
-    def reopen(self) -> None:
-        """Open the live file."""
+    def _reopen(self) -> None:
         os.close(self._fd)
         self._fd = self._opened()
 
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
-
-    def settled_files(self, settled_bytes: "dict[Path, int]") -> list[Path]:
-        """Return the files that are wholly settled, and that nothing is written to any more."""
-        written = os.fstat(self._fd).st_ino
-        return [
-            path
-            for path, settled in settled_bytes.items()
-            if path.name != "journal.jsonl" and path.stat().st_ino != written and path.stat().st_size == settled
-        ]
 
     def _opened(self) -> int:
         return os.open(self._folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

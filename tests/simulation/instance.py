@@ -11,13 +11,13 @@ from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
-from keytoll.admission.rates import LearnedRates
 from keytoll.core.decision import Rules
 from keytoll.core.offer import Offers
 from keytoll.envoy.admin import Admin
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.journal import JournalFollower
+from keytoll.envoy.rotation import JournalRotation
 from keytoll.envoy.watch import EnvoyWatch
 from keytoll.losses import LossDetector
 from keytoll.management import Management
@@ -29,6 +29,7 @@ from simulation.gates import Gates
 LONGEST_S = 600.0
 _CACHED_KEYS = 40
 _SEGMENT_LINES = 12
+_SEGMENT_BYTES = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Surroundings:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     envoy_uptime_s: Callable[[], int]
+    reopen_logs: Callable[[], None]
     random: Random
     metrics: Metrics
     journal: bool
@@ -55,16 +57,13 @@ class Keytoll:
         self.rules = given.rules
         self.ready = False
         self.obstacle: str | None = None
-        self._store = store = cast(Store, given.gates)
+        self._store = store = cast("Store", given.gates)
         self.cache = KeyCache(store, capacity=_CACHED_KEYS, loads=24)
         self.bodies = LargeBodies(monotonic=given.monotonic)
         self.admissions = AdmissionsFile(given.folder / "admissions", segment_lines=_SEGMENT_LINES)
         self.book = HoldBook(self.admissions, monotonic=given.monotonic, on_end=self.bodies.end)
-        self.rates = LearnedRates()
         clock, metrics = given.clock, given.metrics
-        self.settlement = Settlement(
-            store, cache=self.cache, book=self.book, rates=self.rates, clock=clock, metrics=metrics
-        )
+        self.settlement = Settlement(store, cache=self.cache, book=self.book, clock=clock, metrics=metrics)
         self.follower = JournalFollower(
             given.folder / "journal",
             store=store,
@@ -73,8 +72,14 @@ class Keytoll:
             metrics=metrics,
             monotonic=given.monotonic,
         )
+        self.rotation = JournalRotation(
+            follower=self.follower,
+            writer=_LogWriter(given.reopen_logs),
+            segment_bytes=_SEGMENT_BYTES,
+            monotonic=given.monotonic,
+        )
         self.als = AlsSink(self.settlement, clock=clock)
-        self.watch = EnvoyWatch(cast(Admin, _Uptime(given.envoy_uptime_s)), clock=clock, monotonic=given.monotonic)
+        self.watch = EnvoyWatch(cast("Admin", _Uptime(given.envoy_uptime_s)), clock=clock, monotonic=given.monotonic)
         self.losses = LossDetector(
             book=self.book,
             settlement=self.settlement,
@@ -95,7 +100,6 @@ class Keytoll:
             self.cache,
             book=self.book,
             bodies=self.bodies,
-            rates=self.rates,
             rules=lambda: self.rules,
             clock=clock,
             random=given.random.randbytes,
@@ -129,7 +133,9 @@ class Keytoll:
         self.admissions.close()
 
     async def _note_prices(self, offers: Offers) -> None:
-        versions = [(offer.model, version.from_us, version.prices) for offer in offers.values() for version in offer.prices]
+        versions = [
+            (offer.model, version.from_us, version.prices) for offer in offers.values() for version in offer.prices
+        ]
         await self._store.note_prices(versions, at_us=self.given.clock())
 
 
@@ -143,8 +149,19 @@ class _Uptime:
         return self._uptime_s()
 
 
-async def ended(tasks: "list[asyncio.Task[Any]]") -> None:
-    """Cancel the tasks of a Keytoll that crashed."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+class _LogWriter:
+    """The same, as far as the rotation asks it."""
+
+    def __init__(self, reopen: Callable[[], None]) -> None:
+        self._reopen = reopen
+
+    async def reopen_logs(self) -> None:
+        self._reopen()
+
+
+async def end_all() -> None:
+    """Cancel every task but the one that calls: a Keytoll has crashed."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)

@@ -17,7 +17,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.busy: asyncio.Future[None] | None = None
-        self._scheduled = 0
+        self._calls = 0
         super().__init__()
 
     def time(self) -> float:
@@ -25,10 +25,10 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         return self.now_s
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Schedule a call, and count it."""
-        self._scheduled += 1
+        self._calls += 1
         return super().call_soon(callback, *args, context=context)
 
     async def idle(self) -> None:
@@ -37,6 +37,6 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         while quiet < _QUIET_ROUNDS:
             if self.busy is not None:
                 await self.busy
-            before = self._scheduled
+            before = self._calls
             await asyncio.sleep(0)
-            quiet = quiet + 1 if self._scheduled == before + 1 and self.busy is None else 0
+            quiet = quiet + 1 if self._calls == before + 1 and self.busy is None else 0

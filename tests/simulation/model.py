@@ -65,13 +65,17 @@ ENDPOINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model as the catalog has it. `prices` are versions by the instant (us) that they apply from, in that order."""
+    """A model as the catalog has it. `prices` are versions by the instant (us) that they apply from, in that order.
+
+    `rates` are thousandths of a token, for an input byte, an output byte and an event of a stream.
+    """
 
     context: int
     maximum_output: int
     template: int
     beyond: int
     media: bool
+    rates: tuple[int, int, int]
     prices: tuple[tuple[int, Price], ...]
 
     def price_at(self, at_us: int) -> Price:
@@ -222,15 +226,18 @@ class Model:
         require("allowed" in self.verdicts(key, asked, served, now_us), f"{key} was admitted against the rules")
         account, month, price = self.accounts[key], self.month(now_us), served.price_at(now_us)
         worst_nano = worst_case(asked, served, price)
-        rates = told["rates"]
-        expected = {"owner": account.owner, "month": month, "hold": worst_nano, "at_us": now_us, "rates": rates}
+        expected = {
+            "owner": account.owner,
+            "month": month,
+            "hold": worst_nano,
+            "at_us": now_us,
+            "rates": served.rates,
+            "price": dict(price),
+        }
         require(dict(told) == expected, f"an admission of {key} says {told}, and should {expected}")
         require(decision not in self.decisions, "a decision id was used twice")
         self._raise_one(account, month, worst_nano)
-        input_rate, output_rate, event_rate = rates if isinstance(rates, tuple) else (-1, -1, -1)
-        self.decisions[decision] = Decision(
-            key, month, asked.endpoint, price, worst_nano, (input_rate, output_rate, event_rate)
-        )
+        self.decisions[decision] = Decision(key, month, asked.endpoint, price, worst_nano, served.rates)
         account.held[decision] = None
         self._check_bounds(account)
 
@@ -440,16 +447,15 @@ def charge(told: Outcome, decision: Decision) -> tuple[int, str]:
     if told.status >= 400 or (told.status == 0 and told.attempts == 0):
         return 0, "none"
     endpoint, (input_rate, output_rate, event_rate) = ENDPOINTS[decision.endpoint], decision.rates
-    by_events = None if told.events is None else ceil(Fraction(told.events * event_rate, 1000))
+    delivered = 0
+    if endpoint.outputs and endpoint.text_out:
+        count, rate = (told.answer_bytes, output_rate) if told.events is None else (told.events, event_rate)
+        delivered = ceil(Fraction(count * rate, 1000))
     if told.tokens is None:
-        delivered = ceil(Fraction(told.answer_bytes * output_rate, 1000)) if by_events is None else by_events
-        tokens = {
-            "input": ceil(Fraction(told.request_bytes * input_rate, 1000)) if endpoint.text_in else 0,
-            "output": delivered if endpoint.outputs and endpoint.text_out else 0,
-        }
-        measured = "estimated" if any(tokens.values()) else "none"
-    elif endpoint.outputs and not told.output_told and by_events is not None and told.events:
-        tokens, measured = {**told.tokens, "output": by_events}, "estimated"
+        read = ceil(Fraction(told.request_bytes * input_rate, 1000)) if endpoint.text_in else 0
+        tokens, measured = {"input": read, "output": delivered}, "estimated" if read or delivered else "none"
+    elif delivered and not told.output_told:
+        tokens, measured = {**told.tokens, "output": delivered}, "estimated"
     else:
         tokens, measured = dict(told.tokens), "reported"
     exact_nano = sum((Fraction(count * decision.price[name], MILLION) for name, count in tokens.items()), Fraction(0))

@@ -116,6 +116,11 @@ def test_a_body_that_envoy_could_not_read_is_refused(facts: dict[str, Any]) -> N
     assert denied(judged(replace(REQUEST, facts=facts))).reason is Reason.BAD_BODY
 
 
+def test_a_body_of_more_values_than_envoy_should_parse_is_too_large() -> None:
+    denial = denied(judged(replace(REQUEST, facts={"too_complex": True, "model": ""})))
+    assert (denial.status, denial.reason) == (413, Reason.TOO_LARGE)
+
+
 @pytest.mark.parametrize(
     ("facts", "param"),
     [

@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 from uuid import UUID
 
 import structlog
 
 from keytoll.core.ledger import Entry
+from keytoll.core.months import is_month
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +31,8 @@ class AdmissionsFile:
         self._segment_lines = segment_lines
         self._under_way: dict[int, int] = {}
         self._segment_of: dict[UUID, int] = {}
+        self._voided_by: dict[int, set[int]] = {}
+        """The later segments that void admissions of a segment: they must outlast it, or a restart would hold those."""
         self._active = 0
         self._lines = 0
         self._fd = -1
@@ -55,15 +59,13 @@ class AdmissionsFile:
     def void(self, decision_id: UUID) -> None:
         """Note that an admission came to nothing, and forget it."""
         self._write(json.dumps({"void": decision_id.hex}).encode())
+        self._note_void(decision_id, self._active)
         self.end(decision_id)
 
     def end(self, decision_id: UUID) -> None:
         """Forget an admission that the ledger has taken over."""
-        number = self._segment_of.pop(decision_id, None)
-        if number is None:
-            return
-        self._under_way[number] -= 1
-        if not self._under_way[number] and number != self._active:
+        number = self._forget(decision_id)
+        if number is not None and self._is_idle(number):
             self._remove(number)
 
     def close(self) -> None:
@@ -83,27 +85,47 @@ class AdmissionsFile:
         try:
             record = json.loads(line)
             if "void" in record:
-                if found.pop(UUID(record["void"]), None) is not None:
-                    self.end(UUID(record["void"]))
+                self._replay_void(UUID(record["void"]), number, found)
                 return
             entry = _entry(record)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # Cut by a crash or a full disk in the middle of its write: its Check was never answered.
             _log.warning("admission_unreadable", segment=number, bytes=len(line))
             return
         found[entry.decision_id] = entry
         self._note(entry.decision_id, number)
 
+    def _replay_void(self, decision_id: UUID, number: int, found: dict[UUID, Entry]) -> None:
+        """Forget an admission, but remove no segment yet: this one may hold others, which are not read so far."""
+        if found.pop(decision_id, None) is not None:
+            self._note_void(decision_id, number)
+            self._forget(decision_id)
+
     def _note(self, decision_id: UUID, number: int) -> None:
+        self._forget(decision_id)
         self._segment_of[decision_id] = number
         self._under_way[number] = self._under_way.get(number, 0) + 1
+
+    def _note_void(self, decision_id: UUID, by: int) -> None:
+        """Keep the segment that voids an admission for as long as the one that holds the admission."""
+        number = self._segment_of.get(decision_id)
+        if number is not None and number != by and by not in self._voided_by.setdefault(number, set()):
+            self._voided_by[number].add(by)
+            self._under_way[by] = self._under_way.get(by, 0) + 1
+
+    def _forget(self, decision_id: UUID) -> int | None:
+        """Count an admission no more, and return its segment."""
+        number = self._segment_of.pop(decision_id, None)
+        if number is not None:
+            self._under_way[number] -= 1
+        return number
 
     def _begin(self, number: int) -> None:
         fd = os.open(self._path(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.close()
         self._fd, before, self._active, self._lines, self._torn = fd, self._active, number, 0, False
         self._under_way[number] = 0
-        if self._under_way.get(before) == 0:
+        if self._is_idle(before):
             self._remove(before)
 
     def _write(self, line: bytes) -> None:
@@ -114,13 +136,23 @@ class AdmissionsFile:
         self._torn = False
         self._lines += 1
 
+    def _is_idle(self, number: int) -> bool:
+        return self._under_way.get(number) == 0 and number != self._active
+
     def _remove_idle(self) -> None:
-        for number in [n for n, count in self._under_way.items() if not count and n != self._active]:
-            self._remove(number)
+        for number in sorted(self._under_way):
+            if self._is_idle(number):
+                self._remove(number)
 
     def _remove(self, number: int) -> None:
-        del self._under_way[number]
-        self._path(number).unlink(missing_ok=True)
+        """Remove a segment, then those that were kept for its sake only."""
+        gone = [number]
+        for each in gone:
+            del self._under_way[each]
+            self._path(each).unlink(missing_ok=True)
+            for later in self._voided_by.pop(each, ()):
+                self._under_way[later] -= 1
+                gone += [later] if self._is_idle(later) else []
 
     def _path(self, number: int) -> Path:
         return self._folder / f"admissions-{number:09d}.jsonl"
@@ -144,11 +176,12 @@ def _admission_line(entry: Entry) -> bytes:
 def _entry(record: dict[str, object]) -> Entry:
     hold, at_us = record["hold"], record["at_us"]
     texts = [record[name] for name in ("id", "key", "owner", "model", "endpoint", "price", "month")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(at_us, int):
+    if not all(isinstance(text, str) and text and text.isprintable() for text in texts):
         raise TypeError("not an admission")
-    if hold is not None and not isinstance(hold, int):
-        raise TypeError("not an amount")
     decision_id, key_id, owner, model, endpoint, price_id, month = map(str, texts)
+    # Checked as closely as a log entry: what no store can keep could never be given up as unsettled.
+    if not is_month(month) or not _is_whole(at_us) or not (hold is None or _is_whole(hold)):
+        raise ValueError("not an admission")
     return Entry(
         decision_id=UUID(decision_id),
         key_id=key_id,
@@ -163,3 +196,7 @@ def _entry(record: dict[str, object]) -> Entry:
         reported=None,
         hold_nano=hold,
     )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

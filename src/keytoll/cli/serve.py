@@ -1,5 +1,6 @@
 """`keytoll serve`: run Keytoll."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,6 +76,9 @@ def serve(
 
 
 def _run(settings: Settings) -> None:
+    # Before gRPC is imported: it would write lines of its own between ours when Envoy's validation is started.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import uvloop
 
     from keytoll.app import serve as serve_app

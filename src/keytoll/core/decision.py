@@ -304,6 +304,8 @@ def _declared_length(case: _Case) -> Denial | None:
 
 
 def _body(case: _Case) -> Denial | None:
+    if case.request.facts.get("too_complex") is not None:
+        return Denial(Reason.TOO_LARGE, "The body holds too many values")
     # Envoy always sets `model`, to "" where it is missing: without it the body was not read, and nothing is known.
     if case.request.facts.get("bad_body") is not None or "model" not in case.request.facts:
         # Envoy's parser also refuses whole numbers from 2^63 to 2^64 - 1, and doubles out of range.

@@ -3,6 +3,7 @@
 A month is named `YYYY-MM`. It starts at local midnight of its 1st, also where daylight saving moves that midnight.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -18,6 +19,14 @@ def to_datetime(at_us: int) -> datetime:
 def to_us(at: datetime) -> int:
     """Return the instant of an aware datetime in microseconds since the UNIX epoch."""
     return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+_NAME = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
+
+
+def is_month(name: str) -> bool:
+    """Return whether the text names a month, as `YYYY-MM`."""
+    return _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from uuid import UUID
 from google.protobuf.json_format import MessageToDict
 
 from keytoll.core.ledger import Entry, usage_from
+from keytoll.core.months import is_month
 from keytoll.core.pricing import Prices
 from keytoll.core.rates import Rates
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry
@@ -105,7 +106,6 @@ def _unreadable() -> Iterator[None]:
 
 
 _UNBOUNDED = "unbounded"
-_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 _WHOLE = re.compile(r"\d{1,19}", re.ASCII)
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
 _MAX_RATE = 1_000_000
@@ -188,8 +188,8 @@ def _decision_id(text: str) -> UUID:
 
 
 def _month(text: str) -> str:
-    if _MONTH.fullmatch(text) is None:
-        raise ValueError("month is none")
+    if not is_month(text):
+        raise ValueError("month is not one")
     return text
 
 

@@ -17,17 +17,21 @@ local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 34, 92, 4
 -- JSON text -----------------------------------------------------------------------------------------------------------
 -- Envoy's own parser has accepted the body before; this finds where things stand in it. Indices are 1-based and inclusive.
 
--- The names at the top level that Keytoll or a backend reads: each at most once, in exactly this spelling. Two parsers
--- may disagree about which of two counts, and then what is charged is not what is served.
-local TOP = {}
-for _, name in ipairs {
-  "model", "stream", "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
-  "store", "background", "previous_response_id", "conversation", "prompt",
-} do TOP[name] = true end
-local OPTIONS = {include_usage = true, continuous_usage_stats = true}
--- Those of them that may hold more, and how that opens; of all others json_to_metadata would see nothing in it. A prompt
--- that is an object is a stored one, of whose spellings json_to_metadata knows only {"id": "..."}.
-local MAY_NEST = {stream_options = OPEN_OBJECT, prompt = OPEN_ARRAY}
+-- The names at the top level that Keytoll or a backend reads, each at most once and in exactly this spelling, and how its
+-- value may begin. Two parsers may disagree about which of two counts, and json_to_metadata sees nothing in a string of
+-- more than 8 KiB, an object or an array: then what is decided and charged is not what is served.
+local BOOLEAN, COUNT, ABSENT = "[tfn]", "[0-9n]", "n"
+local TOP = {
+  model = '"', stream = BOOLEAN, stream_options = "[{n]", n = COUNT, best_of = COUNT, max_tokens = COUNT,
+  max_completion_tokens = COUNT, max_output_tokens = COUNT,
+  -- Stored state, which callers would share. A prompt that is an object is a stored one.
+  store = "[fn]", background = "[fn]", previous_response_id = ABSENT, conversation = ABSENT, prompt = '["%[n]',
+  -- Other names for a token limit or a price, which some backend obeys and nothing here counts by.
+  generation_config = ABSENT, n_predict = ABSENT, num_predict = ABSENT, max_new_tokens = ABSENT, models = ABSENT,
+  service_tier = '["n]', web_search_options = ABSENT,
+}
+local OPTIONS = {include_usage = BOOLEAN, continuous_usage_stats = BOOLEAN}
+local TIERS = {["null"] = true, ['"auto"'] = true, ['"default"'] = true} -- others cost more
 
 -- Index after the string that opens at i.
 local function after_string(s, i)
@@ -74,12 +78,12 @@ local function checked(name, known)
   return name
 end
 
--- Members of the object that opens at i: spans[name] = {first, last} of the values of `known` names, and how many members
--- there are. In doubt: nil and the name at fault.
+-- Members of the object that opens at i: spans[name] = {first, last} of the values of `known` names, how many members there
+-- are, and where it closes. In doubt: nil and the name at fault.
 local function members(s, i, known)
   local spans, count = {}, 0
   i = find(s, "[^ \t\r\n]", i + 1)
-  if i and byte(s, i) == CLOSE_OBJECT then return spans, 0 end
+  if i and byte(s, i) == CLOSE_OBJECT then return spans, 0, i end
   while i and byte(s, i) == QUOTE do
     local after = after_string(s, i)
     if not after then return nil end
@@ -90,13 +94,12 @@ local function members(s, i, known)
     if not past then return nil end
     count = count + 1
     if known[name] then
-      local c = byte(s, colon + 1)
-      if spans[name] or (c == OPEN_OBJECT or c == OPEN_ARRAY) and MAY_NEST[name] ~= c then return nil, name end
+      if spans[name] or not find(s, "^" .. known[name], colon + 1) then return nil, name end
       spans[name] = {colon + 1, past - 1}
     end
     i = find(s, "[^ \t\r\n]", past)
     local c = i and byte(s, i)
-    if c == CLOSE_OBJECT then return spans, count end
+    if c == CLOSE_OBJECT then return spans, count, i end
     if c ~= COMMA then return nil end
     i = find(s, "[^ \t\r\n]", i + 1)
   end
@@ -156,8 +159,11 @@ end
 function edit(s, orders)
   local open = find(s, "{", 1, true)
   if not open then return nil end
-  local spans, count = members(s, open, TOP)
+  local spans, count, close = members(s, open, TOP)
   if not spans then return nil, count end
+  if find(s, "[^ \t\r\n]", close + 1) then return nil end -- Envoy's parser stops at a NUL, others may read on
+  local tier = spans.service_tier
+  if tier and not TIERS[sub(s, tier[1], tier[2])] then return nil, "service_tier" end
   local edits = {}
   if orders.include_usage then
     count = ask_for_usage(edits, s, open, count, spans.stream_options, orders.running_usage)
@@ -174,7 +180,7 @@ end
 
 local function refuse(handle, name)
   local named = name and name ~= ""
-  local message = named and "`" .. name .. "` is given twice, misspelt, or of the wrong kind"
+  local message = named and "`" .. name .. "` is given twice, misspelt, of the wrong kind, or not supported"
     or "A name in the body is escaped, or the body is not a JSON object"
   handle:streamInfo():dynamicMetadata():set(OURS, "refused", true)
   handle:respond(
@@ -214,6 +220,26 @@ local function rewrite_form(handle, upstream_model)
   if handle:headers():get("content-length") then handle:headers():replace("content-length", tostring(#after)) end
 end
 
+-- Leave only headers of these names; pseudo-headers stay. Whatever else a caller sends could mean something to a backend,
+-- whose account all callers share, and whatever else a backend sends could tell a caller of that account.
+local REQUEST_HEADERS = {
+  ["content-type"] = true, ["content-length"] = true, ["transfer-encoding"] = true, accept = true, ["user-agent"] = true,
+  ["x-request-id"] = true, traceparent = true, tracestate = true,
+  ["x-forwarded-proto"] = true, -- without it Envoy finds no route; it is removed before an attempt
+}
+local ANSWER_HEADERS = {
+  ["content-type"] = true, ["content-length"] = true, ["transfer-encoding"] = true, ["content-disposition"] = true,
+  ["content-language"] = true, ["cache-control"] = true, date = true, server = true, ["x-request-id"] = true,
+  ["retry-after"] = true, ["retry-after-ms"] = true, ["x-should-retry"] = true, ["www-authenticate"] = true, allow = true,
+}
+local function keep_only(headers, names)
+  local others = {}
+  for name in pairs(headers) do
+    if not names[name] and byte(name) ~= 58 then others[#others + 1] = name end
+  end
+  for _, name in ipairs(others) do headers:remove(name) end
+end
+
 function envoy_on_request(handle)
   local check = handle:streamInfo():dynamicMetadata():get(CHECK)
   local pool, retries, kind = check["pool"], check["retries"], check["body"]
@@ -221,7 +247,11 @@ function envoy_on_request(handle)
     local orders = {}
     for _, name in ipairs {"include_usage", "running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
     if not rewrite(handle, orders) then return end
-  elseif kind == "form" then rewrite_form(handle, check["upstream_model"])
+    keep_only(handle:headers(), REQUEST_HEADERS)
+    handle:headers():replace("content-type", "application/json") -- a charset would make it another document
+  elseif kind == "form" then
+    rewrite_form(handle, check["upstream_model"])
+    keep_only(handle:headers(), REQUEST_HEADERS)
   elseif kind ~= "none" then error("no decision") end
   handle:headers():replace("x-envoy-max-retries", tostring(retries))
   handle:headers():replace("x-kt-route", pool)
@@ -248,6 +278,7 @@ end
 -- escaped, so they match nothing here.
 local function is_usage_chunk(event)
   return find(event, '"choices"%s*:%s*%[%s*%]') and find(event, '"usage"%s*:%s*{')
+    and not find(event, '"choices"%s*:%s*%[%s*[^%]%s]')
 end
 
 -- Of `held` and what comes after it: what may go on to the caller, and what must wait for the rest of its event.
@@ -283,10 +314,29 @@ function count_events(before, s)
   end
 end
 
+local UNAVAILABLE = '{"error": {"message": "The model\'s backend is not available", "type": "server_error", '
+  .. '"param": null, "code": "upstream_unavailable"}}'
+
+-- A redirect, or a refusal of the credential that was sent, is the operator's to mend; it would tell callers of the backend,
+-- and SDKs would take it for their own key's fault. The members of the pool have all been tried.
+local function is_misconfigured(status)
+  return status == 401 or status == 403 or status >= 300 and status < 400
+end
+
+local function hide(handle)
+  handle:body(true):setBytes(UNAVAILABLE)
+  handle:headers():replace(":status", "502")
+  handle:headers():replace("content-type", "application/json")
+  handle:headers():replace("content-length", tostring(#UNAVAILABLE))
+end
+
 function envoy_on_response(handle)
-  if not find(lower(handle:headers():get("content-type") or ""), "text/event-stream", 1, true) then return end
   local check = handle:streamInfo():dynamicMetadata():get(CHECK)
-  if not check or not check["decision_id"] then return end
+  if not check or not check["pool"] then return end -- refused before it reached anything
+  keep_only(handle:headers(), ANSWER_HEADERS)
+  if not check["decision_id"] then return end
+  if is_misconfigured(tonumber(handle:headers():get(":status"))) then return hide(handle) end
+  if not find(lower(handle:headers():get("content-type") or ""), "text/event-stream", 1, true) then return end
   local strip, declared = check["strip_usage"] == true, tonumber(handle:headers():get("content-length") or "")
   if strip then handle:headers():remove("content-length") end
   local events, bytes, before, held = 0, 0, "\n", ""

@@ -1,0 +1,121 @@
+"""Envoy ended under load, by SIGTERM, by which nothing may be lost, and by SIGKILL, of which all that was lost must be
+listed as unsettled: while it is away, and after it was started again.
+"""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from e2e.conftest import until
+from load.asks import mixed
+from load.books import Audit, Evidence, audit
+from load.calls import Load, Outcome, calling
+from load.gateway import CountedGateway, counted_gateway
+from load.kills import more_answers
+
+SEED = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How often Envoy is ended and in which way, and how many requests a second are sent.
+
+    `stays_away`: after the last time it is started again only once Keytoll has listed what was lost.
+    """
+
+    ends: int
+    by_kill: bool
+    stays_away: bool = False
+    per_second: float = 200
+    answers_between: tuple[int, int] = (200, 600)
+
+
+@dataclass(slots=True)
+class Ended:
+    """The audit of the load, and how long after Envoy's last end nothing was held any more."""
+
+    audit: Audit
+    seconds: float
+    settled_after_s: float
+
+    def __str__(self) -> str:
+        """All of it."""
+        sent = sum(self.audit.statuses.values())
+        return (
+            f"{sent} requests in {self.seconds:.1f} s: {sent / self.seconds:.0f} a second\n{self.audit}\n"
+            f"nothing was held any more {self.settled_after_s:.1f} s after the last end"
+        )
+
+
+async def end_envoy(gateway: CountedGateway, plan: Plan, *, first: int = 10_000) -> Ended:
+    """Carry out the plan."""
+    key = await gateway.new_key()
+    async with calling(gateway.url, key["secret"]) as callers:
+        load = Load(callers, mixed(Random(SEED), first=first), per_second=plan.per_second)
+        ended_s = await _under_load(load, gateway, plan)
+        if plan.stays_away:
+            await _until_told(gateway, key, load.outcomes)
+            settled_after_s = time.monotonic() - ended_s
+            await gateway.stack.envoy.start()
+        else:
+            await _until_told(gateway, key, load.outcomes)
+            settled_after_s = time.monotonic() - ended_s
+    evidence = Evidence(load.outcomes, gateway.served(), await gateway.rows(key), await gateway.unsettled(key))
+    return Ended(audit(evidence, lossy=plan.by_kill), load.seconds, settled_after_s)
+
+
+async def _under_load(load: Load, gateway: CountedGateway, plan: Plan) -> float:
+    """Return the instant of the last end, in seconds of the monotonic clock."""
+    stop, random, envoy = asyncio.Event(), Random(SEED), gateway.stack.envoy
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run(stop))
+        try:
+            for left in reversed(range(plan.ends)):
+                await more_answers(load, random.randint(*plan.answers_between))
+                await (envoy.kill() if plan.by_kill else envoy.stop())
+                ended_s = time.monotonic()
+                if left or not plan.stays_away:
+                    await envoy.launch()  # at once; that it is ready shows in the answers
+                    await more_answers(load, 50)
+        finally:
+            stop.set()
+    return ended_s
+
+
+async def _until_told(gateway: CountedGateway, key: Mapping[str, Any], outcomes: list[Outcome]) -> None:
+    """Return once each answer has a row, and no hold is left."""
+    numbers = {outcome.ask.number for outcome in outcomes}
+
+    async def told() -> bool:
+        answered = sum(each.number in numbers for each in gateway.served())
+        rows = len(await gateway.rows(key)) + len(await gateway.unsettled(key))
+        return rows >= answered and await gateway.metric("keytoll_holds") == 0
+
+    await until(told)
+
+
+async def main() -> int:
+    """Run all, and return the exit status."""
+    plans = {
+        "SIGTERM": Plan(ends=5, by_kill=False),
+        "SIGKILL": Plan(ends=5, by_kill=True),
+        "SIGKILL, and away": Plan(ends=1, by_kill=True, stays_away=True),
+    }
+    violations = 0
+    with tempfile.TemporaryDirectory() as folder:
+        async with counted_gateway(Path(folder)) as gateway:
+            for number, (name, plan) in enumerate(plans.items()):
+                done = await end_envoy(gateway, plan, first=10_000 + number * 100_000)
+                print(f"== {name}, {plan.ends} times\n{done}")
+                violations += len(done.audit.violations)
+    return bool(violations)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
