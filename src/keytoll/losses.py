@@ -7,6 +7,8 @@ unsettled, which operators see and are alarmed by. If the entry comes after all,
 
 import asyncio
 from collections.abc import Callable
+from math import inf
+from uuid import UUID
 
 from keytoll.admission.holds import HoldBook
 from keytoll.settlement import Settlement
@@ -41,6 +43,8 @@ class LossDetector:
         self._clock = clock
         self._read_past_us = read_past_us
         self._dead_before_us = dead_before_us
+        self._noted_us = 0
+        self._dead: frozenset[UUID] = frozenset()
 
     async def run(self) -> None:
         """Sweep each second until cancelled."""
@@ -50,11 +54,22 @@ class LossDetector:
 
     async def sweep(self) -> None:
         """Give up what is certainly over and was not logged."""
+        self._note_dead()
         read_past_us = self._read_past_us()
         if read_past_us < self._clock() - _FLUSH_US:
             return  # the journal holds more: what seems lost may stand there
-        dead_before_us = self._dead_before_us()
-        gone_us = dead_before_us if read_past_us > dead_before_us + _FLUSH_US else 0
-        lost = self._book.older_than(self._longest_s, or_admitted_before_us=gone_us)
+        dead = self._dead if read_past_us > self._noted_us + _FLUSH_US else frozenset[UUID]()
+        lost = self._book.older_than(self._longest_s, or_among=dead)
         for at in range(0, len(lost), _AT_ONCE):
             await self._settlement.give_up(lost[at : at + _AT_ONCE])
+        self._dead -= dead
+
+    def _note_dead(self) -> None:
+        """Note what was under way in an Envoy that is gone, once, when that is first known.
+
+        Were it looked for at each sweep, a clock that is set back would have what runs in the next Envoy taken for it.
+        """
+        before_us = self._dead_before_us()
+        if before_us > self._noted_us:
+            self._noted_us = before_us
+            self._dead |= {entry.decision_id for entry in self._book.older_than(inf, or_admitted_before_us=before_us)}

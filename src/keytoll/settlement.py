@@ -14,7 +14,7 @@ import structlog
 
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.holds import HoldBook
-from keytoll.core.ledger import Entry, settle, unsettled
+from keytoll.core.ledger import Charge, Entry, settle, unsettled
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 from keytoll.metrics import Metrics
@@ -79,6 +79,7 @@ class Settlement:
         now_us = self._clock()
         rows = [unsettled(entry, await self._price(entry.price_id), settled_at_us=now_us) for entry in entries]
         posted = await self._insist(partial(self._store.post, Batch(unsettled=rows)))
+        self._doubt(entries, posted.unsettled)
         self._book.end(entry.decision_id for entry in entries)
         self._metrics.unsettled.inc(len(posted.unsettled))
         for row in posted.unsettled:
@@ -88,7 +89,17 @@ class Settlement:
     def _take_over(self, posted: Posted, logged: Sequence[Logged]) -> None:
         """Let what is now in the ledger take the place of what was held for it; no Check comes in between."""
         self._cache.apply(posted)
+        self._doubt([item.entry for item in logged], posted.charges)
         self._book.end(item.entry.decision_id for item in logged)
+
+    def _doubt(self, entries: Sequence[Entry], new: Sequence[Charge]) -> None:
+        """Have the cache ask again for the keys of entries that were in the ledger already.
+
+        Whoever posted them may not have been told of it: the store's answer was lost, is still on its way, or came to a
+        source that was cancelled. So the cache may lack their charges, and their holds are about to end.
+        """
+        told = {charge.entry.decision_id for charge in new}
+        self._cache.doubt({entry.key_id for entry in entries if entry.decision_id not in told})
 
     async def _price(self, price_id: str) -> Prices:
         """Return the prices of a version. They are only told beside the amount of an unsettled row, which is 0."""

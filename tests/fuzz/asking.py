@@ -11,6 +11,8 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from settlement.conftest import NOW_US, PRICES
+
 from fuzz import wire
 from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
@@ -25,7 +27,6 @@ from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
 from keytoll.metrics import Metrics
 from keytoll.store.sqlite import SqliteStore
-from settlement.conftest import NOW_US, PRICES
 
 MODELS = ("m", "mixed")
 LIVE, SPENT, EXPIRED, DELETED, UNKNOWN = (mint_secret(bytes([number]) * 32) for number in range(1, 6))
@@ -107,8 +108,7 @@ def requests(rng: Random) -> Sequence[bytes]:
     """Return valid Checks of each kind, by keys of all states."""
     found = []
     for secret in (LIVE, LIVE, LIVE, SPENT, EXPIRED, DELETED, UNKNOWN, None):
-        for facts in _FACTS:
-            found.append(_request(secret, facts, path="/v1/chat/completions", kind="full"))
+        found += [_request(secret, facts, path="/v1/chat/completions", kind="full") for facts in _FACTS]
         found += [
             _request(secret, {"model": "m"}, path="/v1/embeddings", kind="full"),
             _request(secret, {"model": "m", "n": 2.0}, path="/v1/completions?x=1", kind="full"),
@@ -140,7 +140,7 @@ def _request(secret: str | None, facts: dict[str, Any] | None, *, path: str, kin
     message.attributes.context_extensions["kind"] = kind
     if facts is not None:
         message.attributes.metadata_context.filter_metadata["kt.req"].update(facts)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)  # else the seed would not tell all
 
 
 def judge(message: bytes, answer: bytes) -> str:

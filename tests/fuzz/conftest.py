@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 import structlog
-
 from settlement.conftest import desk as desk
 
 MESSAGES = int(os.environ.get("KEYTOLL_FUZZ_MESSAGES", "100000"))

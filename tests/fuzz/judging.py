@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from settlement.conftest import PRICES
+
 from fuzz import wire
 from keytoll.core.ledger import Charge
-from settlement.conftest import PRICES
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
@@ -20,11 +21,7 @@ class Facts(NamedTuple):
     """What decides who is charged, for what and when."""
 
     decision_id: str
-    key_id: str
-    owner: str
-    model: str
-    endpoint: str
-    price_id: str
+    names: tuple[str, ...]
     month: str
     admitted_at_us: int
     hold_nano: int | None
@@ -86,7 +83,7 @@ def _last_varint(message: bytes, number: int, *, bits: int) -> int:
 
 def _facts(check: Mapping[str, object], status: int | None, attempts: int | None) -> Facts | None:
     texts = {name: value for name, value in check.items() if isinstance(value, str)}
-    names = [texts.get(name, "") for name in _NAMES]
+    names = tuple(texts.get(name, "") for name in _NAMES)
     admitted, hold = texts.get("admitted_at_us", ""), texts.get("hold_nano", "")
     good = (
         _UUID.fullmatch(texts.get("decision_id", "").lower()),
@@ -104,7 +101,7 @@ def _facts(check: Mapping[str, object], status: int | None, attempts: int | None
         return None
     bound = None if hold == "unbounded" else int(hold)
     decision_id = texts["decision_id"].lower()
-    return Facts(decision_id, *names, texts["month"], int(admitted), bound, status, attempts)
+    return Facts(decision_id, names, texts["month"], int(admitted), bound, status, attempts)
 
 
 def _numbers(text: str) -> list[int]:
@@ -130,9 +127,9 @@ def _whole(value: object) -> int | None:
 def facts_of(charge: Charge) -> Facts:
     """Return the facts that a row of the ledger holds."""
     entry = charge.entry
-    names = [getattr(entry, name) for name in _NAMES]
+    names = tuple(getattr(entry, name) for name in _NAMES)
     rest = (entry.month, entry.admitted_at_us, entry.hold_nano, entry.status, entry.attempts)
-    return Facts(str(entry.decision_id), *names, *rest)
+    return Facts(str(entry.decision_id), names, *rest)
 
 
 def may_cost(charge: Charge, told: Told) -> bool:

@@ -26,7 +26,7 @@ def _place(rng: Random, message: bytes) -> int:
     return rng.randrange(len(message) + 1)
 
 
-def _flip_bits(rng: Random, message: bytes, _: Sequence[bytes]) -> bytes:
+def _flip_bits(rng: Random, message: bytes, __: Sequence[bytes]) -> bytes:
     changed = bytearray(message)
     for _ in range(rng.choice((1, 1, 2, 8)) if message else 0):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)

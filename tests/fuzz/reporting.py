@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from settlement.conftest import Desk
+from settlement.lines import als_entry
+
+from keytoll.envoy.messages.access_log_pb2 import StreamAccessLogsMessage
 from keytoll.settlement import Logged, Settlement
 from keytoll.store.base import Position, Posted, Rejected
-from settlement.conftest import Desk
-from settlement.lines import als_message
 
 
 class Gathering(Settlement):
@@ -19,6 +21,7 @@ class Gathering(Settlement):
         self, logged: Sequence[Logged], *, rejected: Sequence[Rejected] = (), positions: Sequence[Position] = ()
     ) -> Posted:
         """Keep the entries for the next flush."""
+        assert not positions
         self.logged += logged
         self.rejected += rejected
         return Posted(0)
@@ -38,4 +41,6 @@ def gathering(desk: Desk) -> Gathering:
 
 def any_als_message(rng: Random, numbers: Iterator[int]) -> bytes:
     """Return a message of one to three entries."""
-    return als_message(*(next(numbers) for _ in range(rng.choice((1, 1, 2, 3)))))
+    message = StreamAccessLogsMessage()
+    message.http_logs.log_entry.extend(als_entry(next(numbers)) for _ in range(rng.choice((1, 1, 2, 3))))
+    return message.SerializeToString(deterministic=True)  # else the seed would not tell all

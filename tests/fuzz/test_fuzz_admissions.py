@@ -7,12 +7,13 @@ from pathlib import Path
 from random import Random
 from uuid import UUID
 
+from settlement.conftest import NOW_US, PRICES, Desk
+from settlement.lines import decision
+
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.mutations import JSON, mutated
 from keytoll.admission.file import AdmissionsFile
 from keytoll.core.ledger import Entry
-from settlement.conftest import NOW_US, PRICES, Desk
-from settlement.lines import decision
 
 SOUND = 10_000_000
 _SOUND_EACH = 10

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from random import Random
+from typing import Any
+
+from settlement.conftest import NOW_US, Desk
+from settlement.lines import als_message, amount, check, decision, line
 
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.judging import Told, told_by_als, told_by_line
@@ -14,8 +19,6 @@ from keytoll.core.ledger import Charge
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.entries import UnreadableEntry, from_journal
 from keytoll.settlement import Logged
-from settlement.conftest import NOW_US, Desk
-from settlement.lines import als_message, amount, check, decision, line
 
 SOUND = 10_000_000
 """Entries of these numbers stand undamaged between the mutated ones."""
@@ -32,20 +35,18 @@ def any_line(rng: Random) -> bytes:
     number = next(_numbers)
     stream = {"stream": {"events": rng.randrange(50), "bytes": 900.0}}
     unbounded = check(number, hold_nano="unbounded")
-    changes = rng.choice(
+    changes: dict[str, Any] = rng.choice(
         (
             {},
             {},
             {"lua": stream},
             {"status": 500, "usage": {}},
-            {"status": 0, "attempts": 0, "usage": None},
+            {"status": 0, "attempts": 0, "usage": {}},
             {"usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 5.0}},
             {"usage": {"prompt_tokens": 90, "cached_tokens": 100, "completion_tokens": 3, "reasoning_tokens": 9}},
             {"check": unbounded, "lua": stream},
         )
     )
-    if changes.get("usage", ()) is None:
-        changes = {**changes, "usage": {}}
     return line(number, **changes).rstrip(b"\n")
 
 
@@ -83,6 +84,7 @@ async def test_a_mutated_journal_is_read_to_its_end_and_only_what_is_valid_is_ch
     judge_rows(rows, told)
     judge_totals(rows, database)
     _judge_sound(rows, how_many)
+    assert isfinite(desk.metrics.registry.get_sample_value("keytoll_settlement_lag_seconds_sum") or 0)
     report(f"{how_many:,} lines of the journal, {len(rows):,} charged, {desk.counted('unreadable'):,.0f} unreadable")
 
 

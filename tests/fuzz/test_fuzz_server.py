@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 
 import grpc
+from settlement.conftest import NOW_US, Desk
+from settlement.lines import als_message, decision
 
 from fuzz.asking import Asking, asking_in, judge, requests
 from fuzz.conftest import rng_of, share
@@ -18,8 +20,6 @@ from fuzz.reporting import any_als_message, gathering
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.server import ALS_SERVICE, CHECK_SERVICE, EnvoyServer
 from keytoll.sockets import short_path
-from settlement.conftest import NOW_US, Desk
-from settlement.lines import als_message, decision
 
 SOUND = 10_000_000
 _AT_ONCE = 50
@@ -53,7 +53,7 @@ async def test_a_server_under_garbage_answers_every_call_and_stays_well(
         asking_in(keys) as ask,
         served(tmp_path, ask, AlsSink(settlement, clock=lambda: NOW_US)) as channel,
     ):
-        log = channel.stream_unary(f"/{ALS_SERVICE}/StreamAccessLogs")
+        log: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{ALS_SERVICE}/StreamAccessLogs")
         answered, outcomes = await asyncio.gather(log(iter([*logs, sound]), timeout=60), _check_all(channel, checks))
     assert answered == b""
     await settlement.flush()
@@ -65,15 +65,15 @@ async def test_a_server_under_garbage_answers_every_call_and_stays_well(
 
 
 async def _check_all(channel: grpc.aio.Channel, messages: Sequence[bytes]) -> Counter[str]:
-    check = channel.unary_unary(f"/{CHECK_SERVICE}/Check")
+    check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{CHECK_SERVICE}/Check")
 
     async def ask(message: bytes) -> str:
-        try:
-            answer = await check(message, timeout=60)
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, message
+        call = check(message, timeout=60)
+        code = await call.code()
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
             return "undecodable"
-        return judge(message, answer)
+        assert code is grpc.StatusCode.OK, message
+        return judge(message, await call)
 
     outcomes: Counter[str] = Counter()
     for start in range(0, len(messages), _AT_ONCE):

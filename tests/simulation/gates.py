@@ -72,4 +72,8 @@ class Gates:
             raise asyncio.CancelledError
         waiting = Waiting(method, args, made, self._loop.create_future())
         self.waiting.append(waiting)
-        await waiting.go
+        try:
+            await waiting.go
+        finally:
+            if waiting in self.waiting:  # who called is gone
+                self.waiting.remove(waiting)

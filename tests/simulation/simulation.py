@@ -44,13 +44,14 @@ from simulation.scenery import (
     key_pool,
 )
 
-STEPS = 1500
+STEPS = 4000
 KEYS = 250
 _HOT_KEYS = 10
 _FLUSH_US = 3_100_000
 PRICE_NAMES = ("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "request")
 """In the order that Check tells them."""
 
+_ANSWER_S = 10.0
 _TRACE = 25
 
 
@@ -168,8 +169,8 @@ class Simulation:
         self.epochs: dict[str, int] = {}
         self.placed_s: dict[str, float] = {}
         self.whole_us: dict[str, int] = {}
-        self.sweep_us = 0
-        self.stepped_back = False
+        self.sweep_us, self.swept_epoch = 0, 0
+        self.stepped_back = self.behind = self.unsure = False
         self.unanswered: list[tuple[bytes, Flight]] = []
         self.flights: list[Flight] = []
         self.late: list[Log] = []
@@ -303,7 +304,8 @@ class Simulation:
         if not self.unanswered or not self.keytoll.ready:
             return
         answer, flight = self.unanswered.pop(self.random.randrange(len(self.unanswered)))
-        if self.random.random() < 0.25:
+        soon = self.loop.now_s - self.placed_s[flight.decision] < _ANSWER_S
+        if soon and self.random.random() < 0.3:
             self.keytoll.check.void(answer)
             self.model.let_go(flight.decision)
             self.touched[flight.ask.key.id] = None
@@ -414,6 +416,12 @@ class Simulation:
         line = self.random.choice((b"garbage\n", b'{"type": "DownstreamStart"}\n', b"\n", b'{"v":1,"type":\n'))
         self.journal.append(line, None)
 
+    async def break_stream(self) -> None:
+        """A stream of the gRPC access log breaks while its message is being settled."""
+        running = [job for job in self.jobs if job.kind == "als" and not job.task.done()]
+        if running:
+            self.random.choice(running).task.cancel()
+
     async def flush(self) -> None:
         """Envoy writes its buffer, or part of it."""
         self._whole(self.journal.flush(wholly=self.random.random() < 0.6))
@@ -439,9 +447,10 @@ class Simulation:
         self._spawn("als", self.keytoll.als(message), lambda task: self._sent([id_ for _, id_ in sent], task))
 
     def _sent(self, decisions: list[str], task: asyncio.Task[Any]) -> None:
-        task.result()
-        for decision in decisions:
-            self.model.decisions[decision].logged = True
+        if not task.cancelled():
+            task.result()
+            for decision in decisions:
+                self.model.decisions[decision].logged = True
 
     async def rotate(self) -> None:
         """The journal is rotated, if it is due, and what is settled of it is removed."""
@@ -454,6 +463,7 @@ class Simulation:
         self.flights.clear()
         self.unanswered.clear()
         self.envoy_epoch, self.envoy_started_us = self.envoy_epoch + 1, self.now_us
+        self.behind = self.unsure = False
         self._pass(2.0)  # its start is known to the second only
 
     # --- Keytoll within ---
@@ -475,7 +485,7 @@ class Simulation:
     async def sweep(self) -> None:
         """The loss detector looks."""
         if self.keytoll.ready and not self._running("sweep"):
-            self.sweep_us = self.now_us
+            self.sweep_us, self.swept_epoch = self.now_us, self.envoy_epoch
             self._spawn("sweep", self.keytoll.sweep(), _expect_success)
 
     async def change_outage(self) -> None:
@@ -491,6 +501,7 @@ class Simulation:
     async def crash(self) -> None:
         """Keytoll dies, perhaps amid a Check whose answer reaches nobody, and starts again."""
         self.report.crashes += 1
+        self.unsure |= self.behind
         cut = self._last_words() if self.keytoll.ready and self.random.random() < 0.6 else None
         self.keytoll.crash()
         await end_all()
@@ -557,7 +568,9 @@ class Simulation:
         self._set_clock(self.now_us + delta_s * US + self.random.randrange(US))
 
     def _set_clock(self, now_us: int) -> None:
-        self.stepped_back |= now_us < self.now_us
+        if now_us < self.now_us:
+            self.stepped_back = self.behind = True
+            self.unsure |= self.swept_epoch < self.envoy_epoch
         self.now_us = now_us
 
     # --- people ---
@@ -640,8 +653,16 @@ class Simulation:
             self._check_totals(key_id, owner)
 
     def _check_lost(self, decision: str) -> None:
-        """A decision is given up only if it must be over, and not if its line stands in the journal."""
-        over = self.loop.now_s - self.placed_s[decision] > LONGEST_S or self.epochs[decision] < self.envoy_epoch
+        """A decision is given up only if it must be over, and not if its line stands in the journal.
+
+        Which requests an Envoy that is gone took with it is told by the wall clock, when Keytoll first hears of it. So a
+        clock that was set back since, before Keytoll looked or was started anew, leaves it unsure.
+        """
+        over = (
+            self.unsure
+            or self.loop.now_s - self.placed_s[decision] > LONGEST_S
+            or self.epochs[decision] < self.envoy_epoch
+        )
         require(over, f"{decision} was given up while it may run")
         if not self.stepped_back and self.source == "journal":
             in_time = self.whole_us.get(decision, self.sweep_us) >= self.sweep_us - _FLUSH_US
@@ -775,8 +796,9 @@ _ACTIONS: dict[str, tuple[float, Callable[[Simulation], Awaitable[None]]]] = {
     "flush": (6, Simulation.flush),
     "read-journal": (8, Simulation.read_journal),
     "send-messages": (5, Simulation.send_messages),
+    "break-stream": (0.3, Simulation.break_stream),
     "rotate": (2, Simulation.rotate),
-    "kill-envoy": (0.3, Simulation.kill_envoy),
+    "kill-envoy": (0.15, Simulation.kill_envoy),
     "open-gate": (45, Simulation.open_gate),
     "sweep": (2, Simulation.sweep),
     "change-outage": (0.6, Simulation.change_outage),

@@ -7,7 +7,7 @@ never pushes out a real key, and loads in flight are bounded, so that it never q
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
@@ -92,6 +92,14 @@ class KeyCache:
         if posted.totals:
             for load in self._loads.values():
                 load.posted.append(posted)
+
+    def doubt(self, key_ids: Iterable[str]) -> None:
+        """Drop what is known of keys whose totals may have changed without a word of it: the store is asked again."""
+        for key_id in key_ids:
+            if (digest := self._digests.get(key_id)) is not None:
+                self.forget(digest)
+            for load in self._loads.values():  # which may have been read before that; whose they are isn't known yet
+                load.stale = True
 
     async def _load(self, digest: bytes, load: _Load) -> StoredKey | None:
         try:

@@ -1,7 +1,7 @@
 """The book of holds: what every key's requests under way may cost at most, from their admission to their settlement."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -77,13 +77,15 @@ class HoldBook:
             self._drop(decision_id)
             self._file.end(decision_id)
 
-    def older_than(self, age_s: float, *, or_admitted_before_us: int = 0) -> list[Entry]:
-        """Return what was placed more than `age_s` ago or admitted before an instant."""
+    def older_than(
+        self, age_s: float, *, or_admitted_before_us: int = 0, or_among: Collection[UUID] = ()
+    ) -> list[Entry]:
+        """Return what was placed more than `age_s` ago, or admitted before an instant, or is one of these decisions."""
         before_s = self._monotonic() - age_s
         return [
             hold.entry
-            for hold in self._holds.values()
-            if hold.placed_s < before_s or hold.entry.admitted_at_us < or_admitted_before_us
+            for decision_id, hold in self._holds.items()
+            if hold.placed_s < before_s or hold.entry.admitted_at_us < or_admitted_before_us or decision_id in or_among
         ]
 
     async def released(self, key_id: str) -> None:
