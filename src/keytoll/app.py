@@ -103,7 +103,7 @@ class _Keytoll:
             JournalRotation(follower=follower, writer=admin, segment_bytes=settings.journal_segment_bytes)
             for follower, admin in pairs
         ]
-        self.watches = [EnvoyWatch(admin, clock=_now_us) for admin in self.admins]
+        self.watches = [EnvoyWatch(admin, clock=_now_us, bound_us=admin.bound_us) for admin in self.admins]
         self.guard = _guard(settings, pairs, metrics)
         self.losses = LossDetector(
             book=self.book,

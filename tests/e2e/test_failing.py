@@ -86,6 +86,15 @@ async def test_a_frozen_keytoll_is_an_outage_not_an_open_door(own_gateway: Gatew
     finally:
         os.kill(gateway.stack.pids["keytoll"], signal.SIGCONT)
     assert (await ask(gateway, key)).status_code == 200
+    # The Checks that Envoy gave up hold nothing: none of them will ever be logged.
+    await until(lambda: _metric_is(gateway, "keytoll_holds", 0))
+    assert len(await gateway.charges(key, 1)) == 1
+
+
+async def _metric_is(gateway: Gateway, name: str, value: float) -> bool:
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(gateway.stack.metrics_url)).text
+    return f"\n{name} {value:.1f}\n" in text
 
 
 async def test_kills_amid_requests_charge_every_answer_exactly_once(own_gateway: Gateway) -> None:

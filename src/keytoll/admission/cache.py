@@ -87,7 +87,12 @@ class KeyCache:
     def apply(self, posted: Posted) -> None:
         """Take over the totals that a posted batch changed."""
         for key_id in posted.totals:
-            if (digest := self._digests.get(key_id)) is not None:
+            if (digest := self._digests.get(key_id)) is None:
+                continue
+            if posted.revision < self._known[digest].revision:
+                # Told out of order. What was told first may have been about another month, and this one's be unknown.
+                self.forget(digest)
+            else:
                 self._known[digest] = _updated(self._known[digest], posted)
         if posted.totals:
             for load in self._loads.values():
@@ -112,7 +117,8 @@ class KeyCache:
         if stored is None:
             _remember(self._unknown, digest, None, self._capacity)
             return None
-        for posted in load.posted:  # posted after the read, applied before its result came
+        # Posted after the read, applied before its result came; in the order that they were posted, not told.
+        for posted in sorted(load.posted, key=lambda posted: posted.revision):
             stored = _updated(stored, posted)
         self._digests[stored.key.id] = digest
         if (dropped := _remember(self._known, digest, stored, self._capacity)) is not None:
@@ -121,7 +127,7 @@ class KeyCache:
 
 
 def _updated(stored: StoredKey, posted: Posted) -> StoredKey:
-    """Return the key with the batch's totals, unless it has newer ones. Totals are absolute, so order can't matter."""
+    """Return the key with the batch's totals, which are absolute, unless it has newer ones."""
     changed = posted.totals.get(stored.key.id)
     if changed is None or posted.revision <= stored.revision:
         return stored

@@ -25,6 +25,7 @@ class Admin:
     """A client of the admin socket at `socket`, whose folder must be there; close it, or use it as a context manager."""
 
     def __init__(self, socket: Path) -> None:
+        self._socket = socket
         # A context of our own: the default one loads every trusted authority, for a socket that never speaks TLS.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # By way of its folder, since a socket's address has room for 107 bytes only.
@@ -62,6 +63,13 @@ class Admin:
         """
         uptime = (await self._json("/server_info"))["uptime_all_epochs"]
         return int(float(uptime.removesuffix("s")))
+
+    def bound_us(self) -> int | None:
+        """Return when this Envoy made the socket's file, in microseconds since the UNIX epoch; None if it can't be told."""
+        try:
+            return self._socket.stat().st_mtime_ns // 1000
+        except OSError:
+            return None
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -1,8 +1,9 @@
 """The watch over an Envoy's life: of which requests is it certain that they are over, since their process is gone?
 
-Two things tell that. Envoy says for how long it has run, so what was admitted before belonged to an earlier process. And
-a connection that is refused: the socket's file is there and nobody listens. A time-out says nothing, since the process
-may be frozen or busy, nor does a missing file, since it may just not be mounted.
+Two things tell that. Envoy says for how long it has run, so what was admitted before belonged to an earlier process; in
+whole seconds, so the exact instant is taken from its admin socket, whose file it makes before it serves anybody. And a
+connection that is refused: the socket's file is there and nobody listens. A time-out says nothing, since the process may be
+frozen or busy, nor does a missing file, since it may just not be mounted.
 """
 
 import asyncio
@@ -14,17 +15,28 @@ from keytoll.envoy.admin import Admin, AdminRefused, AdminUnavailable
 _LOOK_S = 1.0
 _CERTAIN_S = 5.0
 _ROUNDING_S = 1
+_STARTING_US = 30_000_000
+"""Envoy makes its admin socket within so long of its start, or that file's time is no use."""
 _US = 1_000_000
 
 
 class EnvoyWatch:
-    """Looks each second at one Envoy. `clock` is the one that admissions are timed by."""
+    """Looks each second at one Envoy. `clock` is the one that admissions are timed by.
+
+    `bound_us` tells when the file of the admin socket was made, in microseconds of that clock; None if that isn't known.
+    """
 
     def __init__(
-        self, admin: Admin, *, clock: Callable[[], int], monotonic: Callable[[], float] = time.monotonic
+        self,
+        admin: Admin,
+        *,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+        bound_us: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._admin = admin
         self._clock = clock
+        self._bound_us = bound_us
         self._monotonic = monotonic
         self._refused: tuple[int, float] | None = None
         self.up: bool | None = None
@@ -41,6 +53,7 @@ class EnvoyWatch:
     async def look(self) -> None:
         """Look once."""
         asked_us, asked_s = self._clock(), self._monotonic()
+        bound_us = self._bound_us()  # before the question: a newer Envoy's than the one that answers would be too late
         try:
             uptime_s = await self._admin.uptime_s()
         except AdminRefused:
@@ -50,11 +63,15 @@ class EnvoyWatch:
             self.up = self._refused = None
         else:
             self.up, self._refused = True, None
-            self._note_uptime(asked_us, uptime_s)
+            self._note_uptime(asked_us, uptime_s, bound_us)
 
-    def _note_uptime(self, asked_us: int, uptime_s: int) -> None:
-        if uptime_s >= 0:  # Envoy's clock was set back since it started, if not
-            self._note(asked_us - (uptime_s + _ROUNDING_S) * _US)
+    def _note_uptime(self, asked_us: int, uptime_s: int, bound_us: int | None) -> None:
+        if uptime_s < 0:  # Envoy's clock was set back since it started
+            return
+        earliest_us = asked_us - (uptime_s + _ROUNDING_S) * _US
+        # Of an Envoy that was started again within a second, the rounding would leave what the last one ran in doubt.
+        known = bound_us is not None and earliest_us <= bound_us <= min(earliest_us + _STARTING_US, asked_us)
+        self._note(bound_us if known and bound_us is not None else earliest_us)
 
     def _note_refusal(self, asked_us: int, asked_s: float) -> None:
         first_us, first_s = self._refused = self._refused or (asked_us, asked_s)
