@@ -7,8 +7,6 @@ unsettled, which operators see and are alarmed by. If the entry comes after all,
 
 import asyncio
 from collections.abc import Callable
-from math import inf
-from uuid import UUID
 
 from keytoll.admission.holds import HoldBook
 from keytoll.settlement import Settlement
@@ -16,6 +14,9 @@ from keytoll.settlement import Settlement
 _SWEEP_S = 1.0
 _FLUSH_US = 3_000_000
 """Envoy flushes its log each 100 ms, also when it stops; an entry that is later than this by far is lost."""
+
+_ROUNDING_US = 2_000_000
+"""An Envoy tells its start to the second only: what is told of the same one may rise by that."""
 
 _AT_ONCE = 1000
 
@@ -44,7 +45,7 @@ class LossDetector:
         self._read_past_us = read_past_us
         self._dead_before_us = dead_before_us
         self._noted_us = 0
-        self._dead: frozenset[UUID] = frozenset()
+        self._started_before_s = 0.0
 
     async def run(self) -> None:
         """Sweep each second until cancelled."""
@@ -54,22 +55,22 @@ class LossDetector:
 
     async def sweep(self) -> None:
         """Give up what is certainly over and was not logged."""
-        self._note_dead()
-        read_past_us = self._read_past_us()
+        dead_before_us, read_past_us = self._dead_before_us(), self._read_past_us()
+        self._note_start(dead_before_us)
         if read_past_us < self._clock() - _FLUSH_US:
             return  # the journal holds more: what seems lost may stand there
-        dead = self._dead if read_past_us > self._noted_us + _FLUSH_US else frozenset[UUID]()
-        lost = self._book.older_than(self._longest_s, or_among=dead)
+        gone_us = dead_before_us if read_past_us > dead_before_us + _FLUSH_US else 0
+        lost = self._book.older_than(
+            self._longest_s, or_admitted_before_us=gone_us, if_placed_before_s=self._started_before_s
+        )
         for at in range(0, len(lost), _AT_ONCE):
             await self._settlement.give_up(lost[at : at + _AT_ONCE])
-        self._dead -= dead
 
-    def _note_dead(self) -> None:
-        """Note what was under way in an Envoy that is gone, once, when that is first known.
+    def _note_start(self, dead_before_us: int) -> None:
+        """Note when it is first known that another Envoy runs: what is placed from then on is not from before it.
 
-        Were it looked for at each sweep, a clock that is set back would have what runs in the next Envoy taken for it.
+        The instant of admission alone doesn't tell that, since a clock may be set back.
         """
-        before_us = self._dead_before_us()
-        if before_us > self._noted_us:
-            self._noted_us = before_us
-            self._dead |= {entry.decision_id for entry in self._book.older_than(inf, or_admitted_before_us=before_us)}
+        if dead_before_us > self._noted_us + _ROUNDING_US:
+            self._started_before_s = self._book.now_s
+        self._noted_us = max(self._noted_us, dead_before_us)

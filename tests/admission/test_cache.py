@@ -97,16 +97,25 @@ async def test_a_cached_key_that_is_forgotten_is_asked_for_again() -> None:
     cache.apply(Posted(revision=1, totals={"key_1": Totals(5)}))  # a charge of a forgotten key disturbs nothing
 
 
-async def test_charges_reach_a_cached_key_once_whatever_their_order() -> None:
+async def test_charges_reach_a_cached_key_once() -> None:
     store = SlowStore()
     cache, digest = cache_of(store), store.keep(1, spent=10, revision=4)
     await cache.load(digest)
-    newer = Posted(revision=6, totals={"key_1": Totals(30, {"2026-12": 7})})
-    for posted in (newer, newer, Posted(revision=5, totals={"key_1": Totals(20, {"2026-11": 20})})):
-        cache.apply(posted)
+    for _ in range(2):
+        cache.apply(Posted(revision=6, totals={"key_1": Totals(30, {"2026-12": 7})}))
     stored = cache.find(digest)
     assert isinstance(stored, StoredKey)
     assert stored.totals == Totals(30, {"2026-11": 10, "2026-12": 7})
+
+
+async def test_a_key_whose_charges_are_told_out_of_order_is_asked_for_again() -> None:
+    """What was told first may have been about another month: neither is to be lost."""
+    store = SlowStore()
+    cache, digest = cache_of(store), store.keep(1, spent=10, revision=4)
+    await cache.load(digest)
+    cache.apply(Posted(revision=6, totals={"key_1": Totals(30, {"2026-12": 7})}))
+    cache.apply(Posted(revision=5, totals={"key_1": Totals(23, {"2026-11": 23})}))
+    assert cache.find(digest) is MISS
 
 
 @pytest.mark.parametrize(("read_at", "spent"), [(4, 10), (5, 20)])

@@ -1,7 +1,7 @@
 """Whatever bytes the admissions file holds, a start gets by, and what it holds again can be given up or settled."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -18,8 +18,6 @@ from keytoll.core.ledger import Entry
 SOUND = 10_000_000
 _SOUND_EACH = 10
 _LINES_A_SEGMENT = 400
-
-_numbers = count(1)
 
 
 def admission(number: int) -> bytes:
@@ -43,16 +41,16 @@ def void(number: int) -> bytes:
     return json.dumps({"void": decision(number).hex}).encode()
 
 
-def _any_line(rng: Random) -> bytes:
-    return void(next(_numbers) - 5) if rng.random() < 0.2 else admission(next(_numbers))
+def _any_line(rng: Random, numbers: Iterator[int]) -> bytes:
+    return void(next(numbers) - 5) if rng.random() < 0.2 else admission(next(numbers))
 
 
-def _segment(rng: Random, first: int, others: list[bytes]) -> bytes:
+def _segment(rng: Random, first: int, others: Sequence[bytes], numbers: Iterator[int]) -> bytes:
     """Return damaged lines with sound ones between them, of which every second one is voided at the end."""
     lines, sound = [], range(first, first + _LINES_A_SEGMENT, _SOUND_EACH)
     for number in range(first, first + _LINES_A_SEGMENT):
         lines += [admission(SOUND + number)] if number in sound else []
-        lines.append(mutated(rng, _any_line(rng), others, JSON))
+        lines.append(mutated(rng, _any_line(rng, numbers), others, JSON))
     return b"\n".join([*lines, *(void(SOUND + number) for number in sound[1::2])]) + b"\n"
 
 
@@ -63,13 +61,17 @@ async def test_a_damaged_admissions_file_opens_and_gives_back_every_sound_line(
     rng, how_many = rng_of("admissions"), share(8)
     folder = tmp_path / "damaged"
     folder.mkdir()
-    others = [_any_line(rng) for _ in range(100)]
+    numbers = count(10)
+    others = [_any_line(rng, numbers) for _ in range(100)]
     firsts = range(0, how_many, _LINES_A_SEGMENT)
     for number, first in enumerate(firsts, start=1):
-        content = _segment(rng, first, others)
+        content = _segment(rng, first, others, numbers)
         (folder / f"admissions-{number:09d}.jsonl").write_bytes(content)
+        alone = tmp_path / f"alone-{number}"
+        alone.mkdir()
+        (alone / "admissions-000000001.jsonl").write_bytes(content)
         with evidence(number, content):
-            _reopened(folder)
+            _reopened(alone)
     entries = _reopened(folder)
     _judge(entries, firsts)
     assert {entry.decision_id for entry in _reopened(folder)} == {entry.decision_id for entry in entries}

@@ -27,12 +27,9 @@ _SOUND_EACH = 20
 _LINES_A_FILE = 5000
 _FLUSH_EACH = 500
 
-_numbers = count(1)
 
-
-def any_line(rng: Random) -> bytes:
+def any_line(rng: Random, number: int) -> bytes:
     """Return a valid line of a decision of its own: plain, streamed, refused, cut, or without any usage."""
-    number = next(_numbers)
     stream = {"stream": {"events": rng.randrange(50), "bytes": 900.0}}
     unbounded = check(number, hold_nano="unbounded")
     changes: dict[str, Any] = rng.choice(
@@ -52,8 +49,8 @@ def any_line(rng: Random) -> bytes:
 
 def mutated_lines(rng: Random, how_many: int) -> list[bytes]:
     """Return lines of a journal that something has damaged; what was one line may be several now."""
-    others = [any_line(rng) for _ in range(200)]
-    return [mutated(rng, any_line(rng), others, JSON) for _ in range(how_many)]
+    others = [any_line(rng, number) for number in range(200)]
+    return [mutated(rng, any_line(rng, number), others, JSON) for number in range(200, 200 + how_many)]
 
 
 def test_a_mutated_line_is_an_entry_or_unreadable() -> None:
@@ -118,9 +115,10 @@ async def test_mutated_als_messages_are_all_taken_and_only_what_is_valid_is_char
     settlement = gathering(desk)
     sink = AlsSink(settlement, clock=lambda: NOW_US)
     told: list[Told] = []
-    others = [any_als_message(rng, _numbers) for _ in range(50)]
+    numbers = count(1)
+    others = [any_als_message(rng, numbers) for _ in range(50)]
     for number in range(how_many):
-        message = mutated(rng, any_als_message(rng, _numbers), others, PROTOBUF)
+        message = mutated(rng, any_als_message(rng, numbers), others, PROTOBUF)
         if number % _SOUND_EACH == 0:
             await sink(als_message(SOUND + number))
             told += told_by_als(als_message(SOUND + number))

@@ -3,14 +3,19 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from load.backend import Served
 from load.calls import Ask, Outcome
-from load.gateway import nano
 
 _INPUT_NANO, _OUTPUT_NANO = 1_000, 7_000
 _TEMPLATE_TOKENS = 1_000_000
+
+
+def nano(amount: str) -> int:
+    """Return a decimal string in nano-units."""
+    return int(Decimal(amount) * 10**9)
 
 
 def cost_nano(number: int, output: int) -> int:

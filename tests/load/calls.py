@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import httpx
+from e2e.conftest import until
 
 CHAT_PATH = "/v1/chat/completions"
 _POOLS = 8
@@ -111,7 +112,7 @@ async def calling(url: str, secret: str, *, connections: int = 800) -> AsyncIter
 
 
 class Load:
-    """Sends requests at a steady rate, however long the answers take, until it is told to stop."""
+    """Sends requests at a steady rate, however long the answers take."""
 
     def __init__(self, callers: Callers, asks: Iterator[Ask], *, per_second: float) -> None:
         self._callers = callers
@@ -120,8 +121,30 @@ class Load:
         self.outcomes: list[Outcome] = []
         self.seconds = 0.0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Return once `stop` is set and every request that was sent has ended."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Send while the context lasts; then every request that was sent ends."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run(stop))
+            try:
+                yield
+            finally:
+                stop.set()
+
+    async def more(self, number: int, *, status: int = 200) -> None:
+        """Return once so many more have ended with this status: then what follows falls amid answers, on any machine."""
+        goal = self._ended(status) + number
+
+        async def reached() -> bool:
+            return self._ended(status) >= goal
+
+        await until(reached)
+
+    def _ended(self, status: int) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         started_s, sent = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():

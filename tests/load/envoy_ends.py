@@ -6,18 +6,14 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from e2e.conftest import until
 from load.asks import mixed
-from load.books import Audit, Evidence, audit
-from load.calls import Load, Outcome, calling
+from load.books import Audit, audit
+from load.calls import Load, calling
 from load.gateway import CountedGateway, counted_gateway
-from load.kills import more_answers
 
 SEED = 30
 
@@ -58,46 +54,27 @@ async def end_envoy(gateway: CountedGateway, plan: Plan, *, first: int = 10_000)
     key = await gateway.new_key()
     async with calling(gateway.url, key["secret"]) as callers:
         load = Load(callers, mixed(Random(SEED), first=first), per_second=plan.per_second)
-        ended_s = await _under_load(load, gateway, plan)
-        if plan.stays_away:
-            await _until_told(gateway, key, load.outcomes)
-            settled_after_s = time.monotonic() - ended_s
-            await gateway.stack.envoy.start()
-        else:
-            await _until_told(gateway, key, load.outcomes)
-            settled_after_s = time.monotonic() - ended_s
-    evidence = Evidence(load.outcomes, gateway.served(), await gateway.rows(key), await gateway.unsettled(key))
+        async with load.running():
+            ended_s = await _end(load, gateway, plan)
+    await gateway.until_told(key, load.outcomes)
+    settled_after_s = time.monotonic() - ended_s
+    if plan.stays_away:
+        await gateway.stack.envoy.start()
+    evidence = await gateway.evidence(key, load.outcomes)
     return Ended(audit(evidence, lossy=plan.by_kill), load.seconds, settled_after_s)
 
 
-async def _under_load(load: Load, gateway: CountedGateway, plan: Plan) -> float:
+async def _end(load: Load, gateway: CountedGateway, plan: Plan) -> float:
     """Return the instant of the last end, in seconds of the monotonic clock."""
-    stop, random, envoy = asyncio.Event(), Random(SEED), gateway.stack.envoy
-    async with asyncio.TaskGroup() as group:
-        group.create_task(load.run(stop))
-        try:
-            for left in reversed(range(plan.ends)):
-                await more_answers(load, random.randint(*plan.answers_between))
-                await (envoy.kill() if plan.by_kill else envoy.stop())
-                ended_s = time.monotonic()
-                if left or not plan.stays_away:
-                    await envoy.launch()  # at once; that it is ready shows in the answers
-                    await more_answers(load, 50)
-        finally:
-            stop.set()
+    random, envoy = Random(SEED), gateway.stack.envoy
+    for left in reversed(range(plan.ends)):
+        await load.more(random.randint(*plan.answers_between))
+        await (envoy.kill() if plan.by_kill else envoy.stop())
+        ended_s = time.monotonic()
+        if left or not plan.stays_away:
+            await envoy.launch()  # at once; that it is ready shows in the answers
+            await load.more(50)
     return ended_s
-
-
-async def _until_told(gateway: CountedGateway, key: Mapping[str, Any], outcomes: list[Outcome]) -> None:
-    """Return once each answer has a row, and no hold is left."""
-    numbers = {outcome.ask.number for outcome in outcomes}
-
-    async def told() -> bool:
-        answered = sum(each.number in numbers for each in gateway.served())
-        rows = len(await gateway.rows(key)) + len(await gateway.unsettled(key))
-        return rows >= answered and await gateway.metric("keytoll_holds") == 0
-
-    await until(told)
 
 
 async def main() -> int:

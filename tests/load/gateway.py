@@ -2,23 +2,25 @@
 
 import asyncio
 import os
+import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
-
 from e2e.conftest import Gateway, until
 from e2e.scripted import ScriptedBackend
+from prometheus_client.parser import text_string_to_metric_families
+
 from keytoll.demo.part import Part, Program
 from keytoll.demo.ports import Ports
 from keytoll.demo.stack import Stack, StackSettings
 from load.backend import Served, served_by
+from load.books import Evidence, nano
+from load.calls import Outcome
 
 _PAGE = 1000
 _TESTS = Path(__file__).parents[1]
@@ -69,7 +71,8 @@ class CountedGateway(Gateway):
 
     async def metric(self, name: str) -> float:
         """Return the sum of a metric's samples."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        # A context of our own: to load every trusted authority each time would hold up the load.
+        async with httpx.AsyncClient(trust_env=False, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
             text = (await client.get(self.stack.metrics_url)).raise_for_status().text
         families = text_string_to_metric_families(text)
         return sum(sample.value for family in families for sample in family.samples if sample.name == name)
@@ -92,6 +95,26 @@ class CountedGateway(Gateway):
 
         return (await until(ask))[0]
 
+    async def until_told(self, key: Mapping[str, Any], outcomes: Iterable[Outcome]) -> None:
+        """Return once each answer has a row, of whatever kind, and nothing is held."""
+        numbers = {outcome.ask.number for outcome in outcomes}
+
+        async def told() -> bool:
+            answered = sum(each.number in numbers for each in self.served())
+            rows = len(await self.rows(key)) + len(await self.unsettled(key))
+            return rows >= answered and await self.metric("keytoll_holds") == 0
+
+        await until(told)
+
+    async def restart_envoy(self) -> None:
+        """Restart it in good order: then it is certain of every request before that it is over, and logged or lost."""
+        await self.stack.envoy.stop()
+        await self.stack.envoy.start()
+
+    async def evidence(self, key: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Evidence:
+        """Return all that is known of a key's requests by now."""
+        return Evidence(outcomes, self.served(), await self.rows(key), await self.unsettled(key))
+
     async def _all(self, path: str, **query: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         async with self.stack.operator() as operator:
@@ -101,11 +124,6 @@ class CountedGateway(Gateway):
                 found += answer["data"]
                 if answer["next"] is None:
                     return found
-
-
-def nano(amount: str) -> int:
-    """Return a decimal string in nano-units."""
-    return int(Decimal(amount) * 10**9)
 
 
 @asynccontextmanager

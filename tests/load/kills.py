@@ -7,18 +7,17 @@ quota runs dry meanwhile.
 import asyncio
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from e2e.conftest import until
 from load.asks import costly, mixed
-from load.books import Audit, Evidence, audit
-from load.calls import Load, Outcome, calling
-from load.gateway import CountedGateway, counted_gateway, nano
+from load.books import Audit, audit, nano
+from load.calls import Ask, Callers, Load, Outcome, calling
+from load.gateway import CountedGateway, counted_gateway
 
 SEED = 20
 SMALL_FIRST, SMALL_OUTPUT, SMALL_WORST = 5_000_000, 60, 100
@@ -67,95 +66,71 @@ class Survived:
         )
 
 
-async def survive(gateway: CountedGateway, plan: Plan) -> Survived:
+async def survive(gateway: CountedGateway, plan: Plan, *, first: int = 10_000) -> Survived:
     """Carry out the plan, then end what was lost with the killed ones by an orderly restart of Envoy."""
-    random = Random(SEED)
-    key = await gateway.new_key()
+    random, key = Random(SEED), await gateway.new_key()
     limit = f"{plan.small_limit_nano / 10**9:.9f}"
     small_key = await gateway.new_key(quota={"kind": "total", "limit": limit})
     async with calling(gateway.url, key["secret"]) as callers, calling(gateway.url, small_key["secret"]) as small:
-        load = Load(callers, mixed(random), per_second=plan.per_second)
-        asks = costly(first=SMALL_FIRST, output=SMALL_OUTPUT, limit=SMALL_WORST, delay_ms=50)
-        small_load = Load(small, asks, per_second=plan.small_per_second)
-        await _under_load([load, small_load], gateway, plan, random)
-        await _settle(gateway, key, load.outcomes)
-        holds_left = await gateway.until_metric("keytoll_holds", lambda holds: holds == 0)
-        outcomes = small_load.outcomes + await _drain(small, gateway, small_key)
-    evidence = Evidence(load.outcomes, gateway.served(), await gateway.rows(key), await gateway.unsettled(key))
+        load = Load(callers, mixed(random, first=first), per_second=plan.per_second)
+        small_load = Load(small, _small_asks(SMALL_FIRST, delay_ms=50), per_second=plan.small_per_second)
+        async with load.running(), small_load.running():
+            await _kill(gateway, load, plan, random)
+        # A Check whose answer was lost with a killed Keytoll leaves a hold: Envoy never ran its request, which is
+        # certain once that Envoy has ended.
+        await gateway.restart_envoy()
+        await gateway.until_told(key, load.outcomes)
+        outcomes = small_load.outcomes + await _drain(small)
+    evidence = await gateway.evidence(key, load.outcomes)
     found = audit(evidence)
     _check_totals(found, "the key", await gateway.used_nano(key), evidence.rows)
-    spent_nano, dry = await _audit_small(gateway, small_key, plan, outcomes, found)
+    sent = len(load.outcomes) + len(small_load.outcomes)
+    spent_nano = await _audit_small(gateway, small_key, plan, found)
     answers = sum(outcome.whole for outcome in outcomes)
-    return Survived(
-        found, len(load.outcomes) + len(small_load.outcomes), load.seconds, spent_nano, answers, dry, holds_left
-    )
+    dry = any(outcome.code == "insufficient_quota" for outcome in outcomes)
+    return Survived(found, sent, load.seconds, spent_nano, answers, dry, await gateway.metric("keytoll_holds"))
 
 
-async def _under_load(loads: list[Load], gateway: CountedGateway, plan: Plan, random: Random) -> None:
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        for load in loads:
-            group.create_task(load.run(stop))
-        try:
-            for number in range(plan.kills):
-                await more_answers(loads[0], random.randint(*plan.answers_between))
-                await gateway.stack.keytoll.kill()
-                await gateway.stack.keytoll.launch()  # at once; that it is ready shows in the answers
-                print(f"killed {number + 1} times; {len(loads[0].outcomes)} requests have ended", flush=True)
-            await more_answers(loads[0], 100)
-        finally:
-            stop.set()
+async def _kill(gateway: CountedGateway, load: Load, plan: Plan, random: Random) -> None:
+    for number in range(plan.kills):
+        await load.more(random.randint(*plan.answers_between))
+        await gateway.stack.keytoll.kill()
+        await gateway.stack.keytoll.launch()  # at once; that it is ready shows in the answers
+        print(f"killed {number + 1} times; {len(load.outcomes)} requests have ended", flush=True)
+    await load.more(plan.answers_between[0])
 
 
-async def more_answers(load: Load, number: int) -> None:
-    """Return after so many more answers: so that a kill falls amid them, also on a slow machine."""
-    goal = sum(outcome.whole for outcome in load.outcomes) + number
-
-    async def reached() -> bool:
-        return sum(outcome.whole for outcome in load.outcomes) >= goal
-
-    await until(reached)
+def _small_asks(first: int, *, delay_ms: int) -> Iterator[Ask]:
+    return costly(first=first, output=SMALL_OUTPUT, limit=SMALL_WORST, delay_ms=delay_ms)
 
 
-async def _settle(gateway: CountedGateway, key: Mapping[str, Any], outcomes: list[Outcome]) -> None:
-    numbers = {outcome.ask.number for outcome in outcomes}
-    await gateway.until_settled(key, sum(each.number in numbers for each in gateway.served()))
-    # A Check whose answer was lost with a killed Keytoll leaves a hold: Envoy never ran its request, which is certain
-    # once that Envoy has ended.
-    await gateway.stack.envoy.stop()
-    await gateway.stack.envoy.start()
-
-
-async def _drain(small: Any, gateway: CountedGateway, key: Mapping[str, Any]) -> list[Outcome]:
+async def _drain(small: Callers) -> list[Outcome]:
     """Go on with the small key, one request after another, until it is spent."""
     outcomes: list[Outcome] = []
-    asks = costly(first=SMALL_FIRST + 1_000_000, output=SMALL_OUTPUT, limit=SMALL_WORST, delay_ms=0)
-    for ask in islice(asks, 2000):
+    for ask in islice(_small_asks(SMALL_FIRST + 1_000_000, delay_ms=0), 2000):
         outcomes.append(await small.insist(ask, retries=5))
         if outcomes[-1].code == "insufficient_quota":
             break
     return outcomes
 
 
-async def _audit_small(
-    gateway: CountedGateway, key: Mapping[str, Any], plan: Plan, outcomes: list[Outcome], found: Audit
-) -> tuple[int, bool]:
-    served = {each.number for each in gateway.served() if each.number >= SMALL_FIRST}
-    rows = await gateway.rows(key)
-    charged = [row["input_tokens"] for row in rows if row["status"] == 200]
+async def _audit_small(gateway: CountedGateway, key: Mapping[str, Any], plan: Plan, found: Audit) -> int:
+    served = [each.number for each in gateway.served() if each.number >= SMALL_FIRST]
+    rows = await gateway.until_settled(key, len(served))
+    charged = [row["input_tokens"] for row in rows if row.get("status") == 200]
     if sorted(charged) != sorted(served):
-        found.violations.append(f"small key: {len(served)} answers, {len(charged)} charges")
+        found.violations.append(f"the small key: {len(served)} answers, {len(charged)} charges")
     spent_nano = await gateway.used_nano(key)
     _check_totals(found, "the small key", spent_nano, rows)
     if spent_nano != len(served) * SMALL_OUTPUT * 1_000_000:
-        found.violations.append(f"small key: spent {spent_nano} nano in {len(served)} answers")
+        found.violations.append(f"the small key: spent {spent_nano} nano in {len(served)} answers")
     if spent_nano > plan.small_limit_nano + SMALL_WORST_NANO:
-        found.violations.append(f"small key: spent {spent_nano} nano of {plan.small_limit_nano}")
-    return spent_nano, any(outcome.code == "insufficient_quota" for outcome in outcomes)
+        found.violations.append(f"the small key: spent {spent_nano} nano of {plan.small_limit_nano}")
+    return spent_nano
 
 
-def _check_totals(found: Audit, whose: str, used_nano: int, rows: Any) -> None:
-    if used_nano != (total := sum(nano(row["amount"]) for row in rows)):
+def _check_totals(found: Audit, whose: str, used_nano: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    if used_nano != (total := sum(nano(row["amount"]) for row in rows if "amount" in row)):
         found.violations.append(f"{whose}: its total is {used_nano} nano, its rows are {total}")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from random import Random
 
 from e2e.conftest import until
+
 from keytoll.envoy.segments import journal_files
 from keytoll.settings import MIN_SEGMENT_BYTES
 from load.asks import mixed
-from load.books import Audit, Evidence, audit
+from load.books import Audit, audit
 from load.calls import Load, calling
 from load.gateway import CountedGateway, counted_gateway
 
@@ -37,26 +38,21 @@ class Rotated:
         )
 
 
-async def rotate(gateway: CountedGateway, *, times: int, per_second: float, until_removed: bool) -> Rotated:
+async def rotate(
+    gateway: CountedGateway, *, times: int, per_second: float, until_removed: bool, first: int = 10_000
+) -> Rotated:
     """Send requests until the journal was rotated so often; then perhaps wait until the settled segments are gone."""
-    key, folder, stop = await gateway.new_key(), gateway.run_dir / "journal", asyncio.Event()
+    key, folder = await gateway.new_key(), gateway.run_dir / "journal"
+    there_before = _made(folder)
     async with calling(gateway.url, key["secret"]) as callers:
-        load = Load(callers, mixed(Random(SEED)), per_second=per_second)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load.run(stop))
-            try:
-                while _made(folder) < times:
-                    before = _made(folder)
-                    await until(lambda before=before: _more_than(folder, before))  # type: ignore[misc]
-            finally:
-                stop.set()
-    numbers = {outcome.ask.number for outcome in load.outcomes}
-    rows = await gateway.until_settled(key, sum(each.number in numbers for each in gateway.served()))
-    await gateway.until_metric("keytoll_holds", lambda holds: holds == 0)
-    made = _made(folder)
+        load = Load(callers, mixed(Random(SEED), first=first), per_second=per_second)
+        async with load.running():
+            await until(lambda: _reached(folder, there_before + times))
+    await gateway.until_told(key, load.outcomes)
+    made = _made(folder) - there_before
     if until_removed:
         await until(lambda: _none_left(folder))
-    found = audit(Evidence(load.outcomes, gateway.served(), rows))
+    found = audit(await gateway.evidence(key, load.outcomes))
     return Rotated(found, load.seconds, made, _left(folder))
 
 
@@ -71,8 +67,8 @@ def _left(folder: Path) -> int:
     return sum(file.is_segment for file in journal_files(folder))
 
 
-async def _more_than(folder: Path, number: int) -> bool:
-    return _made(folder) > number
+async def _reached(folder: Path, number: int) -> bool:
+    return _made(folder) >= number
 
 
 async def _none_left(folder: Path) -> bool:

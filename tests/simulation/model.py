@@ -149,6 +149,7 @@ class Decision:
     versions: list[Outcome] = field(default_factory=list)
     logged: bool = False
     voided: bool = False
+    swept: bool = False
     rows: list[str] = field(default_factory=list)
     charged_nano: int = 0
 
@@ -241,9 +242,12 @@ class Model:
         account.held[decision] = None
         self._check_bounds(account)
 
-    def let_go(self, decision: str) -> None:
-        """Note that the decision came to nothing: it is not held any more, and will have no row."""
-        self.decisions[decision].voided = True
+    def let_go(self, decision: str, *, sweeping: bool) -> None:
+        """Note that the decision came to nothing: it is not held any more, and will have no row.
+
+        With `sweeping` it may just be given up as unsettled, which can't be stopped.
+        """
+        self.decisions[decision].voided, self.decisions[decision].swept = True, sweeping
         self.accounts[self.decisions[decision].key].held.pop(decision, None)
 
     def hold_again(self, decision: str) -> None:
@@ -288,12 +292,16 @@ class Model:
         decision.rows.append(row.kind)
         self._check_bounds(account)
 
-    def hear(self, decisions: Sequence[str]) -> None:
-        """Note that Keytoll has heard that these decisions are in the ledger; it holds them no more."""
-        for id_ in decisions:
+    def hear(self, charged: Sequence[str], given_up: Sequence[str]) -> None:
+        """Note that Keytoll has heard that these decisions are in the ledger; it holds them no more.
+
+        Of one that was given up first and charged then it may not have heard yet that it was charged.
+        """
+        for id_ in (*charged, *given_up):
             account = self.accounts[self.decisions[id_].key]
             account.held.pop(id_, None)
-            account.unheard.pop(id_, None)
+            if id_ in charged or self.decisions[id_].rows[0] != "unsettled":
+                account.unheard.pop(id_, None)
 
     def restart(self) -> None:
         """Note that Keytoll has begun anew: it holds what has no row, and knows what the ledger knows."""
@@ -313,7 +321,10 @@ class Model:
         """Check that all is settled: each decision that was logged has its charge, and each other one is given up."""
         for id_, decision in self.decisions.items():
             charges = [kind for kind in decision.rows if kind != "unsettled"]
-            require(bool(decision.rows) != decision.voided, f"{id_} has a row just if it came to something: {decision}")
+            came_to_something = not decision.voided or (decision.swept and decision.rows == ["unsettled"])
+            require(
+                bool(decision.rows) == came_to_something, f"{id_} has a row just if it came to something: {decision}"
+            )
             require(len(charges) == 1 or not decision.logged, f"{id_} was logged and is not charged")
             require(len(decision.rows) <= 2, f"{id_} has too many rows")
         for key, account in self.accounts.items():

@@ -8,7 +8,7 @@ can go on by itself does, and the model judges what came of it.
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -18,6 +18,7 @@ import structlog
 
 from keytoll.admission.cache import MISS
 from keytoll.core.decision import Rules
+from keytoll.core.ledger import Charge
 from keytoll.core.months import Calendar
 from keytoll.core.offer import Offers
 from keytoll.core.quota import Quota, QuotaKind
@@ -307,7 +308,7 @@ class Simulation:
         soon = self.loop.now_s - self.placed_s[flight.decision] < _ANSWER_S
         if soon and self.random.random() < 0.3:
             self.keytoll.check.void(answer)
-            self.model.let_go(flight.decision)
+            self.model.let_go(flight.decision, sweeping=self._running("sweep"))
             self.touched[flight.ask.key.id] = None
         else:
             self.flights.append(flight)
@@ -477,9 +478,8 @@ class Simulation:
     def _open(self, waiting: Waiting) -> None:
         if waiting.method == "post" and waiting.made:
             batch = waiting.arguments[0]
-            decisions = [str(row.entry.decision_id) for row in (*batch.charges, *batch.unsettled)]
-            self.model.hear(decisions)
-            self.touched |= dict.fromkeys(self.model.decisions[id_].key for id_ in decisions)
+            self.model.hear(_decisions(batch.charges), _decisions(batch.unsettled))
+            self.touched |= dict.fromkeys(row.entry.key_id for row in (*batch.charges, *batch.unsettled))
         self.keytoll.gates.open(waiting)
 
     async def sweep(self) -> None:
@@ -535,7 +535,7 @@ class Simulation:
         undo, decision = self.model.unmake, flight.decision
         if self.random.random() < 0.3:
             self.keytoll.check.void(answer)
-            self.model.let_go(decision)
+            self.model.let_go(decision, sweeping=self._running("sweep"))
             undo = self.model.hold_again
         return lambda: undo(decision) if self._cut_admissions() else None
 
@@ -734,6 +734,9 @@ class Simulation:
             self._finish(flight)
         self.flights, self.unanswered = [], []
         await self._settle_logs()
+        if self.random.random() < 0.5:
+            await self.crash()
+            await self._finish_jobs()
         self._pass(2 * LONGEST_S)
         for _ in range(4):
             self._pass(10.0)
@@ -744,10 +747,6 @@ class Simulation:
             self._log(log)
         self.late = []
         await self._settle_logs()
-        if self.random.random() < 0.5:
-            await self.crash()
-            await self._finish_jobs()
-            await self._settle_logs()
 
     async def _settle_logs(self) -> None:
         self._whole(self.journal.flush(wholly=True))
@@ -767,6 +766,10 @@ class Simulation:
             else:
                 self._pass(1.0)
             await self.settle_down()
+
+
+def _decisions(rows: Sequence[Charge]) -> list[str]:
+    return [str(row.entry.decision_id) for row in rows]
 
 
 def _succeeded(task: asyncio.Task[Any]) -> bool:

@@ -1,9 +1,10 @@
 """The book of holds: what every key's requests under way may cost at most, from their admission to their settlement."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from uuid import UUID
 
 from keytoll.admission.file import AdmissionsFile
@@ -44,6 +45,11 @@ class HoldBook:
     def __len__(self) -> int:
         return len(self._holds)
 
+    @property
+    def now_s(self) -> float:
+        """The time that holds are placed by."""
+        return self._monotonic()
+
     def of(self, key_id: str) -> KeyHolds:
         """Return what the requests under way of a key hold."""
         return self._by_key.get(key_id, _NOTHING)
@@ -78,14 +84,18 @@ class HoldBook:
             self._file.end(decision_id)
 
     def older_than(
-        self, age_s: float, *, or_admitted_before_us: int = 0, or_among: Collection[UUID] = ()
+        self, age_s: float, *, or_admitted_before_us: int = 0, if_placed_before_s: float = inf
     ) -> list[Entry]:
-        """Return what was placed more than `age_s` ago, or admitted before an instant, or is one of these decisions."""
+        """Return what was placed more than `age_s` ago, or both admitted and placed before two instants.
+
+        The former is on the wall clock, the latter on that of `now_s`.
+        """
         before_s = self._monotonic() - age_s
         return [
             hold.entry
-            for decision_id, hold in self._holds.items()
-            if hold.placed_s < before_s or hold.entry.admitted_at_us < or_admitted_before_us or decision_id in or_among
+            for hold in self._holds.values()
+            if hold.placed_s < before_s
+            or (hold.entry.admitted_at_us < or_admitted_before_us and hold.placed_s < if_placed_before_s)
         ]
 
     async def released(self, key_id: str) -> None:

@@ -68,10 +68,11 @@ class EnvoyWatch:
     def _note_uptime(self, asked_us: int, uptime_s: int, bound_us: int | None) -> None:
         if uptime_s < 0:  # Envoy's clock was set back since it started
             return
-        earliest_us = asked_us - (uptime_s + _ROUNDING_S) * _US
-        # Of an Envoy that was started again within a second, the rounding would leave what the last one ran in doubt.
-        known = bound_us is not None and earliest_us <= bound_us <= min(earliest_us + _STARTING_US, asked_us)
-        self._note(bound_us if known and bound_us is not None else earliest_us)
+        started_us = asked_us - (uptime_s + _ROUNDING_S) * _US
+        # The rounding would leave in doubt what an Envoy ran that was gone for less than a second.
+        if bound_us is not None and started_us <= bound_us <= min(started_us + _STARTING_US, asked_us):
+            started_us = bound_us
+        self._note(started_us)
 
     def _note_refusal(self, asked_us: int, asked_s: float) -> None:
         first_us, first_s = self._refused = self._refused or (asked_us, asked_s)
