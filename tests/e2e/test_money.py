@@ -70,7 +70,7 @@ async def test_a_keytoll_killed_again_and_again_charges_each_answer_once_and_kee
 
 
 async def test_an_envoy_that_is_told_to_stop_loses_nothing(counted: CountedGateway, first: int) -> None:
-    plan = EndPlan(ends=2, by_kill=False, per_second=80, answers_between=(60, 120))
+    plan = EndPlan(ends=2, by_kill=False, per_second=80, answers_between=(140, 180))
     done = await end_envoy(counted, plan, first=first)
     assert done.audit.violations == []
     assert done.audit.unsettled_answered == 0, str(done)
@@ -80,7 +80,7 @@ async def test_what_a_killed_envoy_lost_is_listed_though_it_was_started_again_at
     counted: CountedGateway, first: int
 ) -> None:
     """Within a second is less than the precision of the uptime that Envoy tells."""
-    plan = EndPlan(ends=2, by_kill=True, per_second=80, answers_between=(60, 120))
+    plan = EndPlan(ends=2, by_kill=True, per_second=80, answers_between=(140, 180))
     done = await end_envoy(counted, plan, first=first)
     assert done.audit.violations == []
     listed = {

@@ -29,7 +29,7 @@ class Plan:
     by_kill: bool
     stays_away: bool = False
     per_second: float = 200
-    answers_between: tuple[int, int] = (200, 600)
+    answers_between: tuple[int, int] = (400, 700)
 
 
 @dataclass(slots=True)

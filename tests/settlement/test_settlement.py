@@ -156,15 +156,19 @@ async def test_a_decision_that_was_never_logged_is_unsettled_and_corrected_if_it
 
 
 async def test_what_the_envoy_of_a_request_took_with_it_is_found_as_soon_as_it_is_known_to_be_gone(desk: Desk) -> None:
+    now_us = NOW_US
+    desk.clock = lambda: now_us
+    desk = await desk.restarted()
     for number in (1, 2):
         desk.book.place(replace(logged(number).entry, status=0, attempts=0, reported=None))
     await desk.settlement.post([logged(1)])
+    now_us += 10_000_000
     losses = LossDetector(
         book=desk.book,
         settlement=desk.settlement,
         longest_s=3600,
-        clock=lambda: NOW_US + 10_000_000,
-        read_past_us=lambda: NOW_US + 10_000_000,
+        clock=desk.clock,
+        read_past_us=desk.clock,
         dead_before_us=lambda: NOW_US + 5_000_000,
     )
     await losses.sweep()

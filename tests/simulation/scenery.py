@@ -1,6 +1,6 @@
 """What a run is made of: keys, catalogs, requests and how they end, all drawn from the seed."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from random import Random
@@ -33,8 +33,8 @@ class SimulatedKey:
 
     id: str
     owner: str
-    secret: str
-    digest: bytes
+    secret: str = field(repr=False)
+    digest: bytes = field(repr=False)
 
 
 @cache
@@ -68,7 +68,7 @@ def draw_limit(random: Random) -> Limit:
     if kind == "unlimited":
         return Limit(kind)
     nano = (0, 1, random.randrange(1, 10**6), random.randrange(10**6, 10**7), random.randrange(10**7, 10**8), 10**10)
-    return Limit(kind, random.choices(nano, (1, 1, 4, 10, 10, 2))[0])
+    return Limit(kind, random.choices(nano, (1, 1, 3, 8, 16, 3))[0])
 
 
 def draw_catalog(random: Random, at_us: int) -> tuple[dict[str, Served], Offers]:
@@ -144,7 +144,7 @@ def _draw_prices(random: Random, name: str, at_us: int) -> tuple[tuple[int, dict
 
 def _draw_price(random: Random, name: str) -> dict[str, int]:
     scale = {"plain": 12 * 10**9, "odd": 999_999, "free": 1, "seeing": 3 * 10**9}[name]
-    price = {field.name: random.randrange(scale) for field in fields(Prices)}
+    price = {each.name: random.randrange(scale) for each in fields(Prices)}
     price["request"] = random.choice((0, 1, random.randrange(10**5))) if name == "odd" else 0
     return price
 

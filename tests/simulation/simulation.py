@@ -135,15 +135,13 @@ async def _run(seed: int, folder: Path, loop: SteppedLoop, steps: int) -> Report
     started_s = time.perf_counter()
     for name in ("journal", "admissions"):
         (folder / name).mkdir()
-    store = await SqliteStore.open(folder / "keytoll.db")
-    simulation = Simulation(seed, folder, loop, store)
+    simulation = Simulation(seed, folder, loop, await SqliteStore.open(folder / "keytoll.db"))
     try:
         await simulation.run(steps)
     except Exception as error:
         raise SimulationFailed(simulation.story(error)) from error
     finally:
         await simulation.close()
-        await store.close()
     simulation.report.seconds = time.perf_counter() - started_s
     return simulation.report
 
@@ -212,6 +210,7 @@ class Simulation:
         """End what still runs."""
         self.keytoll.crash()
         await end_all()
+        await self.store.close()
         self.journal.close()
         self.ledger.close()
 
@@ -290,9 +289,9 @@ class Simulation:
         if isinstance(answer, bytes):
             self._answered(ask, answer, at_once=True)
             return
+        self._spawn("check", answer, lambda task: self._check_ended(ask, task))
         if cached:  # so it waits, since others hold the rest
             self._expect(ask, "held")
-        self._spawn("check", answer, lambda task: self._check_ended(ask, task))
 
     async def give_up_check(self) -> None:
         """Envoy gives up a Check: it timed out, or its caller left."""
@@ -490,7 +489,7 @@ class Simulation:
 
     async def change_outage(self) -> None:
         """The store goes away or comes back; or the answers of some of its calls get lost."""
-        self.outage = self.random.random() < 0.25
+        self.outage = self.random.random() < 0.2
         self.answers_lost = self.random.choice((0.0, 0.0, 0.1))
         self.keytoll.gates.outage = self.outage
 
@@ -515,6 +514,9 @@ class Simulation:
             self._edit_over(key_id)
         self.flights.extend(flight for _, flight in self.unanswered)
         self.unanswered.clear()
+        if self.random.random() < 0.1:
+            await self.store.close()
+            self.store = await SqliteStore.open(self.folder / "keytoll.db")
         self.model.restart()
         self.placed_s = dict.fromkeys(self.placed_s, self.loop.now_s)
         self._start()
@@ -802,11 +804,11 @@ _ACTIONS: dict[str, tuple[float, Callable[[Simulation], Awaitable[None]]]] = {
     "break-stream": (0.3, Simulation.break_stream),
     "rotate": (2, Simulation.rotate),
     "kill-envoy": (0.15, Simulation.kill_envoy),
-    "open-gate": (45, Simulation.open_gate),
+    "open-gate": (60, Simulation.open_gate),
     "sweep": (2, Simulation.sweep),
     "change-outage": (0.6, Simulation.change_outage),
     "change-obstacle": (0.3, Simulation.change_obstacle),
-    "crash": (0.7, Simulation.crash),
+    "crash": (0.4, Simulation.crash),
     "pass-time": (8, Simulation.pass_time),
     "pass-long": (0.3, Simulation.pass_long),
     "set-clock": (0.5, Simulation.set_clock),
