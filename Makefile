@@ -9,7 +9,7 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test check format protos real-backends clean FORCE
+.PHONY: help run test check format protos load real-backends clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,6 +39,9 @@ format: $(STAMP) ## Format the code, and fix what ruff can
 
 protos: $(STAMP) ## Generate the messages from protos/
 	$(call generate,src)
+
+load: $(STAMP) ## Put all of it under load, kill its parts, and audit the ledger (four minutes; root for one case)
+	@cd tests && ../$(BIN)/python -m load
 
 real-backends: $(STAMP) ## Compare the ledger with real backends (installs over a gigabyte once; needs node and npm)
 	@cd tests && ../$(BIN)/python -m real_backends
