@@ -58,21 +58,20 @@ class Settlement:
         self._clock = clock
         self._metrics = metrics
         self._prices: dict[str, Prices] = {}
+        self._running: set[asyncio.Task[Posted]] = set()
 
     async def post(
         self, logged: Sequence[Logged], *, rejected: Sequence[Rejected] = (), positions: Sequence[Position] = ()
     ) -> Posted:
         """Charge the entries, keep the rejected ones, and note how far the journal is thereby read: all or nothing.
 
-        Waits while the store is away, for as long as it takes.
+        Waits while the store is away, for as long as it takes. A caller that is cancelled, such as a stream that breaks,
+        only stops waiting: what is charged must reach admission.
         """
-        now_us = self._clock()
-        charges = [settle(item.entry, item.prices, settled_at_us=now_us) for item in logged]
-        batch = Batch(charges, rejected, positions)
-        posted = await self._post(batch)
-        self._take_over(posted, logged)
-        self._measure(logged, batch, posted)
-        return posted
+        task = asyncio.ensure_future(self._settle(logged, rejected, positions))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
 
     async def give_up(self, entries: Sequence[Entry]) -> Posted:
         """Post decisions whose log entries never came as unsettled, and end their holds."""
@@ -86,6 +85,17 @@ class Settlement:
             _log.error("unsettled", decision_id=str(row.entry.decision_id), key_id=row.entry.key_id)
         return posted
 
+    async def _settle(
+        self, logged: Sequence[Logged], rejected: Sequence[Rejected], positions: Sequence[Position]
+    ) -> Posted:
+        now_us = self._clock()
+        charges = [settle(item.entry, item.prices, settled_at_us=now_us) for item in logged]
+        batch = Batch(charges, rejected, positions)
+        posted = await self._post(batch)
+        self._take_over(posted, logged)
+        self._measure(logged, batch, posted)
+        return posted
+
     def _take_over(self, posted: Posted, logged: Sequence[Logged]) -> None:
         """Let what is now in the ledger take the place of what was held for it; no Check comes in between."""
         self._cache.apply(posted)
@@ -95,8 +105,8 @@ class Settlement:
     def _doubt(self, entries: Sequence[Entry], new: Sequence[Charge]) -> None:
         """Have the cache ask again for the keys of entries that were in the ledger already.
 
-        Whoever posted them may not have been told of it: the store's answer was lost, is still on its way, or came to a
-        source that was cancelled. So the cache may lack their charges, and their holds are about to end.
+        Whoever posted them may not have been told of it: the store's answer was lost, or is still on its way. So the cache
+        may lack their charges, and their holds are about to end.
         """
         told = {charge.entry.decision_id for charge in new}
         self._cache.doubt({entry.key_id for entry in entries if entry.decision_id not in told})

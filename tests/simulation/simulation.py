@@ -53,6 +53,7 @@ PRICE_NAMES = ("input", "output", "cached_input", "cache_write", "audio_input", 
 """In the order that Check tells them."""
 
 _ANSWER_S = 10.0
+_OFTEN = 8
 _TRACE = 25
 
 
@@ -120,24 +121,24 @@ class Job:
     then: Callable[[asyncio.Task[Any]], None]
 
 
-def run(seed: int, folder: Path, *, steps: int = STEPS) -> Report:
-    """Run one seed in an empty folder. Raises SimulationFailed."""
+def run(seed: int, folder: Path, *, steps: int = STEPS, often: Sequence[str] = ()) -> Report:
+    """Run one seed in an empty folder; the actions in `often` come more often. Raises SimulationFailed."""
     loop = SteppedLoop()
     with structlog.testing.capture_logs():
         try:
-            return loop.run_until_complete(_run(seed, folder, loop, steps))
+            return loop.run_until_complete(_run(seed, folder, loop, steps, often))
         finally:
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
 
-async def _run(seed: int, folder: Path, loop: SteppedLoop, steps: int) -> Report:
+async def _run(seed: int, folder: Path, loop: SteppedLoop, steps: int, often: Sequence[str]) -> Report:
     started_s = time.perf_counter()
     for name in ("journal", "admissions"):
         (folder / name).mkdir()
     simulation = Simulation(seed, folder, loop, await SqliteStore.open(folder / "keytoll.db"))
     try:
-        await simulation.run(steps)
+        await simulation.run(steps, often)
     except Exception as error:
         raise SimulationFailed(simulation.story(error)) from error
     finally:
@@ -168,12 +169,13 @@ class Simulation:
         self.epochs: dict[str, int] = {}
         self.placed_s: dict[str, float] = {}
         self.whole_us: dict[str, int] = {}
-        self.sweep_us, self.swept_epoch = 0, 0
+        self.sweep_us, self.looked_epoch = 0, -1
         self.stepped_back = self.behind = self.unsure = False
         self.unanswered: list[tuple[bytes, Flight]] = []
         self.flights: list[Flight] = []
         self.late: list[Log] = []
         self.messages: list[tuple[HttpAccessLogEntry, str]] = []
+        self.broken: list[str] = []
         self.jobs: list[Job] = []
         self.over: deque[Job] = deque()
         self.edits: dict[str, Limit | None] = {}
@@ -184,11 +186,12 @@ class Simulation:
 
     # --- the run ---
 
-    async def run(self, steps: int) -> None:
+    async def run(self, steps: int, often: Sequence[str] = ()) -> None:
         """Take the steps, then let everything come to its end, and check the whole."""
         self._add_keys()
         self._start()
-        names, weights = list(_ACTIONS), [weight for weight, _ in _ACTIONS.values()]
+        names = list(_ACTIONS)
+        weights = [weight * (_OFTEN if name in often else 1) for name, (weight, _) in _ACTIONS.items()]
         for _ in range(steps):
             self.report.steps += 1
             name = self.random.choices(names, weights)[0]
@@ -447,10 +450,16 @@ class Simulation:
         self._spawn("als", self.keytoll.als(message), lambda task: self._sent([id_ for _, id_ in sent], task))
 
     def _sent(self, decisions: list[str], task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            task.result()
-            for decision in decisions:
-                self.model.decisions[decision].logged = True
+        """What a stream that broke had sent is settled all the same, unless Keytoll dies before."""
+        if task.cancelled():
+            self.broken.extend(decisions)
+            return
+        task.result()
+        self._logged(decisions)
+
+    def _logged(self, decisions: Sequence[str]) -> None:
+        for decision in decisions:
+            self.model.decisions[decision].logged = True
 
     async def rotate(self) -> None:
         """The journal is rotated, if it is due, and what is settled of it is removed."""
@@ -484,7 +493,9 @@ class Simulation:
     async def sweep(self) -> None:
         """The loss detector looks."""
         if self.keytoll.ready and not self._running("sweep"):
-            self.sweep_us, self.swept_epoch = self.now_us, self.envoy_epoch
+            self.sweep_us = self.now_us
+            if self.now_us >= self.envoy_started_us:
+                self.looked_epoch = self.envoy_epoch
             self._spawn("sweep", self.keytoll.sweep(), _expect_success)
 
     async def change_outage(self) -> None:
@@ -501,12 +512,14 @@ class Simulation:
         """Keytoll dies, perhaps amid a Check whose answer reaches nobody, and starts again."""
         self.report.crashes += 1
         self.unsure |= self.behind
+        self.looked_epoch = -1
         cut = self._last_words() if self.keytoll.ready and self.random.random() < 0.6 else None
         self.keytoll.crash()
         await end_all()
         await self.loop.idle()
         self.jobs.clear()
         self.over.clear()
+        self.broken.clear()
         if cut is not None:
             cut()
         self._read_ledger()
@@ -572,7 +585,7 @@ class Simulation:
     def _set_clock(self, now_us: int) -> None:
         if now_us < self.now_us:
             self.stepped_back = self.behind = True
-            self.unsure |= self.swept_epoch < self.envoy_epoch
+            self.unsure |= self.looked_epoch < self.envoy_epoch
         self.now_us = now_us
 
     # --- people ---
@@ -714,6 +727,7 @@ class Simulation:
     def check_end(self) -> None:
         """Check that everything was settled, to the last nano-unit, and that nothing is left over."""
         self.check_all()
+        self._logged(self.broken)
         self.model.check_end()
         for key in self.keys:
             self._check_totals(key.id, key.owner)
@@ -762,7 +776,7 @@ class Simulation:
     async def _finish_jobs(self) -> None:
         """Open every gate, and let time go on, until nothing is under way."""
         await self.settle_down()
-        while self.jobs:
+        while self.jobs or self.keytoll.gates.waiting:
             if self.keytoll.gates.waiting:
                 self._open(self.keytoll.gates.waiting[0])
             else:
@@ -801,7 +815,7 @@ _ACTIONS: dict[str, tuple[float, Callable[[Simulation], Awaitable[None]]]] = {
     "flush": (6, Simulation.flush),
     "read-journal": (8, Simulation.read_journal),
     "send-messages": (5, Simulation.send_messages),
-    "break-stream": (0.3, Simulation.break_stream),
+    "break-stream": (0.5, Simulation.break_stream),
     "rotate": (2, Simulation.rotate),
     "kill-envoy": (0.15, Simulation.kill_envoy),
     "open-gate": (60, Simulation.open_gate),
