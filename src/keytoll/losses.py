@@ -15,9 +15,6 @@ _SWEEP_S = 1.0
 _FLUSH_US = 3_000_000
 """Envoy flushes its log each 100 ms, also when it stops; an entry that is later than this by far is lost."""
 
-_ROUNDING_US = 2_000_000
-"""An Envoy tells its start to the second only: what is told of the same one may rise by that."""
-
 _AT_ONCE = 1000
 
 
@@ -71,6 +68,5 @@ class LossDetector:
 
         The instant of admission alone doesn't tell that, since a clock may be set back.
         """
-        if dead_before_us > self._noted_us + _ROUNDING_US:
-            self._started_before_s = self._book.now_s
-        self._noted_us = max(self._noted_us, dead_before_us)
+        if dead_before_us > self._noted_us:
+            self._noted_us, self._started_before_s = dead_before_us, self._book.now_s

@@ -42,7 +42,8 @@ class EnvoyWatch:
         self.up: bool | None = None
         """Whether Envoy runs; None if that isn't known."""
         self.dead_before_us = 0
-        """Every request that was admitted before this instant is over: its Envoy is gone. Never steps back."""
+        """Every request that was admitted before this instant is over: its Envoy is gone. It rises only when another Envoy
+        is seen, or none any more, and never steps back."""
 
     async def run(self) -> None:
         """Look each second, until cancelled."""
@@ -71,8 +72,9 @@ class EnvoyWatch:
         started_us = asked_us - (uptime_s + _ROUNDING_S) * _US
         # The rounding would leave in doubt what an Envoy ran that was gone for less than a second.
         if bound_us is not None and started_us <= bound_us <= min(started_us + _STARTING_US, asked_us):
-            started_us = bound_us
-        self._note(started_us)
+            self._note(bound_us)
+        elif started_us > self.dead_before_us + 2 * _ROUNDING_S * _US:  # else it may be the same start, rounded anew
+            self._note(started_us)
 
     def _note_refusal(self, asked_us: int, asked_s: float) -> None:
         first_us, first_s = self._refused = self._refused or (asked_us, asked_s)
