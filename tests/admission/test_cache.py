@@ -176,3 +176,32 @@ async def test_an_outage_reaches_the_callers_and_leaves_nothing_behind() -> None
         await cache.load(digest)
     store.error = None
     assert await cache.load(digest) == replace(store.keys[digest])
+
+
+async def test_both_secrets_of_a_rotated_key_follow_its_totals_and_each_is_forgotten_alone() -> None:
+    store = SlowStore()
+    cache, digest = cache_of(store), store.keep(1, spent=10, revision=4)
+    store.keys[b"old"] = store.keys[digest]
+    for known in (digest, b"old"):
+        await cache.load(known)
+    cache.apply(Posted(revision=6, totals={"key_1": Totals(30, {"2026-11": 30})}))
+    for known in (digest, b"old"):
+        stored = cache.find(known)
+        assert isinstance(stored, StoredKey)
+        assert stored.totals.lifetime_nano == 30
+    cache.forget(b"old")
+    assert cache.find(b"old") is MISS
+    assert cache.find(digest) == cache.known("key_1")
+    cache.doubt(["key_1"])
+    assert cache.find(digest) is MISS
+    assert cache.known("key_1") is None
+
+
+async def test_a_key_whose_one_entry_was_pushed_out_is_still_known_by_the_other() -> None:
+    store = SlowStore()
+    cache, digest = cache_of(store, capacity=2), store.keep(1)
+    store.keys[b"old"] = store.keys[digest]
+    for known in (b"old", digest, store.keep(2)):
+        await cache.load(known)
+    assert cache.find(b"old") is MISS
+    assert cache.find(digest) == cache.known("key_1") == store.keys[digest]

@@ -84,7 +84,7 @@ def batches_told_out_of_order(patch: pytest.MonkeyPatch) -> None:
 
     def trusting(self: KeyCache, posted: Posted) -> None:
         for key_id in posted.totals:
-            if (digest := self._digests.get(key_id)) is not None:
+            for digest in self._digests.get(key_id, ()):
                 self._known[digest] = cache._updated(self._known[digest], posted)
         for load in self._loads.values():
             load.posted.append(posted)

@@ -17,8 +17,9 @@ import pytest
 from store.builders import NOW_US, PRICES, altered, make_charge, make_key, make_unsettled
 
 from keytoll.core.quota import Totals
-from keytoll.store.base import Batch, ChargeQuery, Position, Rejected, StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.store.base import Batch, ChargeQuery, Once, Position, Rejected, StoreLocked, StoreTooNew, StoreUnavailable
 from keytoll.store.sqlite import SqliteStore, database, queries
+from keytoll.store.sqlite import store as sqlite_store
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
         path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
     )
     assert {strict for _, strict in tables} == {1}
-    assert len(tables) == 10
+    assert len(tables) == 11
     writer = sqlite._writer._connection  # nothing outside can tell how a connection is set
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA synchronous"))) == [(2,)]
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA journal_mode"))) == [("wal",)]
@@ -213,6 +214,10 @@ _PLANS = {
     "keys": (queries.LIST_KEYS, "keys USING INDEX sqlite_autoindex_keys_1 (id>?)"),
     "keys of an owner": (queries.LIST_KEYS_OF_OWNER, "keys_of_owner (owner=? AND id>?)"),
     "key by digest": (queries.KEY_BY_DIGEST, "keys USING INDEX sqlite_autoindex_keys_2 (digest=?)"),
+    "key by old digest": (queries.KEY_BY_DIGEST, "keys USING INDEX keys_old_digest (old_digest=?)"),
+    "asked once": (queries.ASKED, "asked_once USING INDEX sqlite_autoindex_asked_once_1 (id=?)"),
+    "asked long ago": (queries.FORGET_ASKED, "asked_once_at (at_us<?)"),
+    "asked too much": (queries.FORGET_MOST_ASKED, "asked_once USING INTEGER PRIMARY KEY (rowid<?)"),
     "row by id": (queries.CHARGE, "charges USING INDEX sqlite_autoindex_charges_1 (id=?)"),
     "open": (
         _unsettled(after=None, settled_later=False),
@@ -235,11 +240,21 @@ _PLANS = {
 async def test_a_query_uses_its_index_and_sorts_nothing(path: Path, sqlite: SqliteStore, case: str) -> None:
     statement, index = _PLANS[case]
     names = ["owner", "key_id", "since_us", "after", "limit", "id", "digest", "decision_ids", "accounts"]
-    names += ["model", "from_us", "price_id", "noted_at_us"]
+    names += ["model", "from_us", "price_id", "noted_at_us", "before_us", "kept"]
     plan = _rows(path, f"EXPLAIN QUERY PLAN {statement}", dict.fromkeys(names, "[]"))
     details = [row[3] for row in plan]
     assert any(index in detail for detail in details), details
     assert not any("TEMP B-TREE" in detail for detail in details), details
+
+
+async def test_of_what_was_asked_for_only_the_newest_are_kept(
+    path: Path, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "MAX_ONCE", 3)
+    for number in range(10):
+        key = make_key()
+        await sqlite.create_key(key, Once(number.to_bytes(32), b"f" * 32, key.id, 0))
+    assert [row[0][-1] for row in _rows(path, "SELECT id FROM asked_once ORDER BY seq")] == [7, 8, 9]
 
 
 # --- outages ---

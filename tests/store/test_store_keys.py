@@ -6,12 +6,24 @@ from dataclasses import replace
 import pytest
 from store.builders import NOW_US, make_charge, make_key
 
+from keytoll.core.access import Networks
 from keytoll.core.keys import Key
 from keytoll.core.quota import Quota, QuotaKind, Totals
-from keytoll.store.base import Batch, NameTaken, Store
+from keytoll.store.base import Batch, NameTaken, Once, Store
 
 MONTHLY = Quota(QuotaKind.MONTHLY, 100_000_000_000)
 TOTAL = Quota(QuotaKind.TOTAL, 0)
+
+
+def restricted(key: Key) -> Key:
+    """Return the key with every restriction that there is."""
+    networks = Networks(("10.0.0.0/8", "2001:db8::/32"))
+    return replace(key, disabled=True, allowed_models=("org/b:70b", "a"), allowed_networks=networks)
+
+
+def make_once(key: Key, number: int = 1, at_us: int = NOW_US) -> Once:
+    """Return that the key was asked for."""
+    return Once(number.to_bytes(32), b"f" * 32, key.id, at_us)
 
 
 async def _ids(store: Store, *, owner: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
@@ -29,6 +41,74 @@ async def test_a_key_is_found_by_digest_and_by_id_exactly_as_created(
         assert found is not None
         assert found.key == key
         assert found.totals == Totals()
+
+
+async def test_what_a_key_is_allowed_and_who_made_it_is_kept(store: Store) -> None:
+    key = replace(restricted(make_key()), created_by="alice 生产", old_digest=b"\3" * 32, old_valid_until_us=5)
+    await store.create_key(key)
+    found = await store.key_by_id(key.id)
+    assert found is not None
+    assert found.key == key
+    assert await store.update_key(replace(key, disabled=False, allowed_models=None, allowed_networks=None))
+    found = await store.key_by_id(key.id)
+    assert found is not None
+    assert (found.key.disabled, found.key.allowed_models, found.key.allowed_networks) == (False, None, None)
+
+
+async def test_a_rotated_key_is_found_by_both_secrets_and_of_three_by_the_last_two(store: Store) -> None:
+    key = make_key(quota=MONTHLY)
+    await store.create_key(key)
+    first, second, third = key.digest, b"\4" * 32, b"\5" * 32
+    key = replace(key, digest=second, last4="2222", old_digest=first, old_valid_until_us=NOW_US)
+    assert await store.rotate_key(replace(key, name="other", owner="users/mallory", quota=Quota()))
+    for digest in (first, second):
+        found = await store.key_by_digest(digest)
+        assert found is not None
+        assert found.key == key  # and nothing but the secrets was written
+    key = replace(key, digest=third, last4="3333", old_digest=second, old_valid_until_us=NOW_US + 1)
+    assert await store.rotate_key(key)
+    assert await store.key_by_digest(first) is None
+    assert (await store.key_by_digest(second)) == (await store.key_by_digest(third)) == await store.key_by_id(key.id)
+    assert await store.rotate_key(replace(key, digest=first, old_digest=None, old_valid_until_us=None))
+    assert [await store.key_by_digest(digest) for digest in (second, third)] == [None, None]
+
+
+async def test_deleting_a_rotated_key_kills_both_secrets(store: Store) -> None:
+    key = replace(make_key(), old_digest=b"\6" * 32, old_valid_until_us=NOW_US)
+    await store.create_key(key)
+    assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+    assert [await store.key_by_digest(digest) for digest in key.digests] == [None, None]
+    assert not await store.rotate_key(key, make_once(key))
+    assert await store.asked_once(make_once(key).id) is None
+
+
+async def test_what_was_asked_for_is_remembered_with_the_change_and_not_without(store: Store) -> None:
+    key = make_key()
+    once = make_once(key)
+    assert await store.asked_once(once.id) is None
+    await store.create_key(key, once)
+    assert await store.asked_once(once.id) == once
+    with pytest.raises(NameTaken):
+        await store.create_key(make_key(name=key.name), make_once(key, 2))
+    assert await store.asked_once(make_once(key, 2).id) is None
+    assert await store.rotate_key(replace(key, digest=b"\7" * 32), make_once(key, 3, NOW_US + 1))
+    await store.forget_asked(before_us=NOW_US + 1)
+    assert await store.asked_once(once.id) is None
+    assert await store.asked_once(make_once(key, 3).id) == make_once(key, 3, NOW_US + 1)
+
+
+async def test_a_key_was_last_used_at_its_newest_admission_that_was_settled(store: Store) -> None:
+    key, other = make_key(), make_key()
+    for each in (key, other):
+        await store.create_key(each)
+    for times in ((5, 9, 7), (8,), ()):
+        await store.post(Batch([make_charge(key_id=key.id, admitted_at_us=NOW_US + after_us) for after_us in times]))
+        found = await store.key_by_id(key.id)
+        assert found is not None
+        assert found.last_used_at_us == NOW_US + 9
+    untouched = await store.key_by_id(other.id)
+    assert untouched is not None
+    assert untouched.last_used_at_us is None
 
 
 async def test_an_unknown_key_is_none(store: Store) -> None:
@@ -58,11 +138,12 @@ async def test_another_key_with_the_same_secret_is_an_error_but_not_a_taken_name
     assert not isinstance(caught.value, NameTaken)
 
 
-async def test_an_update_writes_name_quota_and_expiry_and_nothing_else(store: Store) -> None:
+async def test_an_update_writes_what_is_edited_and_nothing_else(store: Store) -> None:
     key = make_key(quota=MONTHLY)
     await store.create_key(key)
-    edited = replace(key, name="edited", quota=Quota(), expires_at_us=NOW_US + 1)
-    frozen = replace(edited, owner="users/mallory", digest=b"\1" * 32, last4="zzzz", created_at_us=1)
+    edited = replace(restricted(key), name="edited", quota=Quota(), expires_at_us=NOW_US + 1)
+    frozen = replace(edited, owner="users/mallory", digest=b"\1" * 32, last4="zzzz", created_at_us=1, created_by="x")
+    frozen = replace(frozen, old_digest=b"\2" * 32, old_valid_until_us=1)
     assert await store.update_key(frozen)
     found = await store.key_by_id(key.id)
     assert found is not None

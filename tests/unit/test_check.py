@@ -18,6 +18,7 @@ from keytoll.admission.bodies import MAX_LARGE_BODIES, LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
+from keytoll.core.access import Networks
 from keytoll.core.decision import Reason, Rules
 from keytoll.core.keys import Key, digest_of, mint_secret
 from keytoll.core.months import Calendar
@@ -25,7 +26,7 @@ from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Quota, QuotaKind
 from keytoll.envoy.check import CheckHandler
-from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
+from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse, HeaderValueOption
 from keytoll.metrics import Metrics
 from keytoll.store.sqlite import SqliteStore
 
@@ -82,9 +83,11 @@ def request(
     kind: str = "full",
     path: str = "/v1/chat/completions",
     method: str = "POST",
+    source: str = "192.0.2.1",
     **headers: str,
 ) -> bytes:
     message = CheckRequest()
+    message.attributes.source.address.socket_address.address = source
     http = message.attributes.request.http
     http.method, http.path = method, path
     http.headers["content-type"] = "application/json"
@@ -336,3 +339,46 @@ async def test_a_key_may_have_only_so_many_large_bodies_under_way(bench: Bench) 
     assert (await bench.check(kind="key", x_request_id="more")).denied_response.status.code == 429
     bench.book.end([UUID(decided["decision_id"])])
     assert (await bench.check(kind="key", x_request_id="more")).status.code == 0
+
+
+def left(response: CheckResponse) -> list[tuple[str, str, int]]:
+    return [(o.header.key, o.header.value, o.append_action) for o in response.ok_response.response_headers_to_add]
+
+
+async def test_an_admitted_request_is_told_what_is_left_beside_its_own_hold(bench: Bench) -> None:
+    assert left(await bench.check()) == []  # unlimited
+    quota = Quota(QuotaKind.TOTAL, 10_000_000_000)
+    await bench.store.update_key(replace(KEY, quota=quota))
+    bench.cache.forget(KEY.digest)
+    overwrite = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    assert left(await bench.check()) == [("x-keytoll-quota-remaining", "9.999999998", overwrite)]
+    assert left(await bench.check()) == [("x-keytoll-quota-remaining", "9.999999997", overwrite)]
+    read = await bench.check(path="/v1/key", method="GET", facts={})
+    assert left(read) == [("x-keytoll-quota-remaining", "9.999999997", overwrite)]
+
+
+@pytest.mark.parametrize("kind", ["key", "full"])
+async def test_the_source_is_envoys_word_and_no_headers(bench: Bench, kind: str) -> None:
+    await bench.store.update_key(replace(KEY, allowed_networks=Networks(("10.0.0.0/8",))))
+    forged = {"x_forwarded_for": "10.0.0.1", "x_real_ip": "10.0.0.1", "forwarded": "for=10.0.0.1"}
+    response = await bench.check(kind=kind, source="192.0.2.1", **forged)
+    assert response.denied_response.status.code == 403
+    assert json.loads(response.denied_response.body)["error"]["code"] == "ip_not_allowed"
+    assert (await bench.check(kind=kind, source="10.1.2.3")).status.code == 0
+
+
+@pytest.mark.parametrize("kind", ["key", "full"])
+async def test_a_disabled_key_is_refused_in_both_checks(bench: Bench, kind: str) -> None:
+    await bench.store.update_key(replace(KEY, disabled=True))
+    assert (await bench.check(kind=kind)).denied_response.status.code == 401
+
+
+@pytest.mark.parametrize(("valid_for_us", "code"), [(1, 0), (0, 7)])
+async def test_an_old_secret_is_taken_as_its_key_until_its_time(bench: Bench, valid_for_us: int, code: int) -> None:
+    new = mint_secret(b"n" * 32)
+    rotated = replace(KEY, digest=digest_of(new), old_digest=KEY.digest, old_valid_until_us=NOW_US + valid_for_us)
+    await bench.store.rotate_key(rotated)
+    by_new = await bench.check(authorization=f"Bearer {new}")
+    by_old = await bench.check()
+    assert (by_new.status.code, by_old.status.code) == (0, code)
+    assert bench.book.of(KEY.id).in_all.count == 2 - (code == 7)  # both hold for the one key

@@ -1,6 +1,7 @@
 """Admission: the error contract, reason by reason and in its order."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from keytoll.core.access import Networks
 from keytoll.core.decision import (
     ANSWERS,
     JSON_CONTENT_TYPE,
@@ -268,11 +270,11 @@ def test_only_an_outage_may_be_retried() -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/v1/models/org/name"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/v1/models/org/name", "/v1/key"])
 def test_a_read_needs_a_key_that_lives_and_nothing_else(path: str) -> None:
     request = Request("GET", path, "", None, {})
     spent = replace(KEY, quota=Quota(QuotaKind.TOTAL, 0))
-    assert judged(request, key=spent) == Read(spent, ENDPOINTS["/v1/models"])
+    assert judged(request, key=spent) == Read(spent, ENDPOINTS["/v1/key" if path == "/v1/key" else "/v1/models"], 0)
     assert denied(judged(request, key=replace(KEY, expires_at_us=1))).reason is Reason.EXPIRED_KEY
     denial = denied(judged(replace(request, method="POST")))
     assert (denial.reason, denial.headers["allow"]) == (Reason.METHOD_NOT_ALLOWED, "GET")
@@ -327,3 +329,76 @@ def test_a_request_holds_its_worst_case() -> None:
     assert worst(max_tokens=0.0) == body + 100 * 10
     assert worst(max_tokens=1e300) == body + 1000 * 10
     assert worst(n=1e18) == body + 100 * 10**18 * 10 if body + 10**21 < 2**63 else 2**63 - 1
+
+
+@pytest.mark.parametrize("judge", [judged, lambda request=REQUEST, *, key: by_headers(request, key=key)])
+def test_a_disabled_key_is_refused_like_an_unknown_one_in_both_checks(judge: Callable[..., Any]) -> None:
+    denial = denied(judge(key=replace(KEY, disabled=True, expires_at_us=1)))
+    assert (denial.reason, denial.status) == (Reason.DISABLED_KEY, UNKNOWN_KEY.status)
+    assert ANSWERS[denial.reason] == ANSWERS[UNKNOWN_KEY.reason]
+
+
+@pytest.mark.parametrize("judge", [judged, lambda request=REQUEST, *, key: by_headers(request, key=key)])
+def test_a_network_is_judged_right_after_the_expiry_in_both_checks(judge: Callable[..., Any]) -> None:
+    key = replace(KEY, allowed_networks=Networks(("10.0.0.0/8", "2001:db8::/32")))
+    elsewhere = replace(REQUEST, source="192.0.2.1", path="/nowhere")
+    denial = denied(judge(elsewhere, key=key))
+    assert (denial.status, json.loads(denial.body)["error"]["code"]) == (403, "ip_not_allowed")
+    assert denied(judge(elsewhere, key=replace(key, expires_at_us=1))).reason is Reason.EXPIRED_KEY
+    for source in ("10.255.0.1", "2001:db8::1"):
+        assert not isinstance(judge(replace(REQUEST, source=source), key=key), Denial)
+    assert denied(judge(replace(REQUEST, source=""), key=key)).reason is Reason.NETWORK_NOT_ALLOWED
+
+
+def by_headers(request: Request, *, key: Key) -> Denial | None:
+    return decide_by_headers(account=Account(key), request=request, rules=RULES, now_us=NOW_US)
+
+
+def test_a_model_that_a_key_may_not_use_is_told_apart_from_one_that_is_not_there() -> None:
+    key = replace(KEY, allowed_models=("n", "later"))
+    denial = denied(judged(key=key))
+    error = json.loads(denial.body)["error"]
+    assert (denial.status, error["code"], error["param"]) == (403, "model_not_found", "model")
+    assert denied(judged(asking(model="n"), key=key)).status == 404
+    assert isinstance(judged(key=replace(KEY, allowed_models=("n", "m"))), Admission)
+
+
+def test_a_model_that_a_key_may_not_use_is_refused_before_a_spent_quota() -> None:
+    key = replace(KEY, allowed_models=("n",), quota=Quota(QuotaKind.TOTAL, 0))
+    assert denied(judged(key=key)).reason is Reason.MODEL_NOT_ALLOWED
+
+
+def test_an_old_secret_works_until_its_time_to_the_microsecond() -> None:
+    key = replace(KEY, old_digest=b"old", old_valid_until_us=NOW_US)
+    for account, admitted in (
+        (Account(key, by_old_secret=True), False),
+        (Account(replace(key, old_valid_until_us=NOW_US + 1), by_old_secret=True), True),
+        (Account(KEY, by_old_secret=True), False),
+        (Account(key), True),
+    ):
+        verdict = decide(account=account, request=REQUEST, rules=RULES, now_us=NOW_US)
+        assert isinstance(verdict, Admission) == admitted
+        assert admitted or verdict == UNKNOWN_KEY
+
+
+def test_what_is_left_counts_what_is_spent_held_and_the_requests_own_hold() -> None:
+    key = replace(KEY, quota=Quota(QuotaKind.MONTHLY, 1000))
+    totals = Totals(900, {"2026-11": 100, "2026-10": 800})
+    holds = KeyHolds().plus("2026-11", 50).plus("2026-10", 400)
+    verdict = judged(key=key, totals=totals, holds=holds)
+    assert isinstance(verdict, Admission)
+    assert verdict.worst_nano is not None
+    assert verdict.left_nano == 1000 - 100 - 50 - verdict.worst_nano
+    read = judged(Request("GET", "/v1/key", "", None, {}), key=key, totals=totals, holds=holds)
+    assert isinstance(read, Read)
+    assert read.left_nano == 1000 - 100 - 50
+
+
+def test_what_is_left_is_never_below_nothing_and_untold_without_a_limit() -> None:
+    for key, left_nano in ((KEY, None), (replace(KEY, quota=Quota(QuotaKind.TOTAL, 1)), 0)):
+        verdict = judged(key=key)
+        assert isinstance(verdict, Admission)
+        assert verdict.left_nano == left_nano
+    unbounded = judged(replace(REQUEST, path="/v1/completions"), key=replace(KEY, quota=Quota(QuotaKind.TOTAL, 10**18)))
+    assert isinstance(unbounded, Admission)
+    assert (unbounded.worst_nano, unbounded.left_nano) == (None, 0)

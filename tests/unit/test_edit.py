@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keytoll.core.access import Networks
 from keytoll.core.edit import Edit, effects
 from keytoll.core.holds import KeyHolds
 from keytoll.core.keys import Key
@@ -182,3 +183,20 @@ def test_which_month_counts_is_the_billing_zones(now: str, used: str) -> None:
     after = replace(KEY, quota=monthly(100))
     edit = Edit(KEY, after, TOTALS, KeyHolds(), at(now), Calendar(SHANGHAI), "CNY")
     assert effects(edit)[1].startswith(f"Of it {used} is used")
+
+
+def test_what_a_key_is_allowed_is_told_in_words() -> None:
+    limited = replace(KEY, allowed_models=("a", "b", "c"), allowed_networks=Networks(("10.0.0.0/8",)))
+    assert told(KEY, limited) == [
+        "It may use only a, b and c from now on.",
+        "It may be used from 10.0.0.0/8 only from now on.",
+    ]
+    assert told(limited, KEY) == ["It may use every model from now on.", "It may be used from anywhere from now on."]
+
+
+def test_disabling_is_told_with_what_becomes_of_requests_under_way() -> None:
+    disabled = replace(KEY, disabled=True)
+    assert told(KEY, disabled) == ["The key is disabled: requests are refused at once."]
+    assert told(disabled, KEY) == ["The key is enabled again."]
+    assert told(disabled, replace(disabled, name="other"))[-1] == "The key stays disabled, and refused."
+    assert len(told(KEY, disabled, holds=KeyHolds().plus("2026-11", 5))) == 2

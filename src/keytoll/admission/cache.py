@@ -1,8 +1,9 @@
 """The key cache: known and unknown keys by the SHA-256 of their secret.
 
 An entry holds a key and its totals, exact without any time limit: every change comes by direct call, edits and deletes
-through `forget`, spending through `apply`. Known and unknown keys have each their own bound, so that a flood of guesses
-never pushes out a real key, and loads in flight are bounded, so that it never queues up on the store.
+through `forget`, spending through `apply`. A key that was rotated may have an entry for each of its two secrets. Known
+and unknown keys have each their own bound, so that a flood of guesses never pushes out a real key, and loads in flight
+are bounded, so that it never queues up on the store.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ class KeyCache:
         self._max_loads = loads
         self._known: OrderedDict[bytes, StoredKey] = OrderedDict()
         self._unknown: OrderedDict[bytes, None] = OrderedDict()
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[str, set[bytes]] = {}
         self._loads: dict[bytes, _Load] = {}
         self._tasks: dict[bytes, asyncio.Task[StoredKey | None]] = {}
 
@@ -61,6 +62,10 @@ class KeyCache:
             self._known.move_to_end(digest)
             return stored
         return None if digest in self._unknown else MISS
+
+    def known(self, key_id: str) -> StoredKey | None:
+        """Return the key of this id if it is in memory."""
+        return next((self._known[digest] for digest in self._digests.get(key_id, ())), None)
 
     def load(self, digest: bytes) -> Awaitable[StoredKey | None]:
         """Ask the store for a key, once for all that ask at the same time. Raises StoreUnavailable.
@@ -79,7 +84,7 @@ class KeyCache:
     def forget(self, digest: bytes) -> None:
         """Drop what is known of a key. Once this returns, no `find` or `load` answers with its old state."""
         if (stored := self._known.pop(digest, None)) is not None:
-            del self._digests[stored.key.id]
+            self._unlink(stored, digest)
         self._unknown.pop(digest, None)
         if (load := self._loads.get(digest)) is not None:
             load.stale = True
@@ -87,13 +92,12 @@ class KeyCache:
     def apply(self, posted: Posted) -> None:
         """Take over the totals that a posted batch changed."""
         for key_id in posted.totals:
-            if (digest := self._digests.get(key_id)) is None:
-                continue
-            if posted.revision < self._known[digest].revision:
-                # Told out of order. What was told first may have been about another month, and this one's be unknown.
-                self.forget(digest)
-            else:
-                self._known[digest] = _updated(self._known[digest], posted)
+            for digest in tuple(self._digests.get(key_id, ())):
+                if posted.revision < self._known[digest].revision:
+                    # Told out of order. What was told first may have been about another month, and this one's be unknown.
+                    self.forget(digest)
+                else:
+                    self._known[digest] = _updated(self._known[digest], posted)
         if posted.totals:
             for load in self._loads.values():
                 load.posted.append(posted)
@@ -101,7 +105,7 @@ class KeyCache:
     def doubt(self, key_ids: Iterable[str]) -> None:
         """Drop what is known of keys whose totals may have changed without a word of it: the store is asked again."""
         for key_id in key_ids:
-            if (digest := self._digests.get(key_id)) is not None:
+            for digest in tuple(self._digests.get(key_id, ())):
                 self.forget(digest)
             for load in self._loads.values():  # which may have been read before that; whose they are isn't known yet
                 load.stale = True
@@ -120,10 +124,16 @@ class KeyCache:
         # Posted after the read, applied before its result came; in the order that they were posted, not told.
         for posted in sorted(load.posted, key=lambda posted: posted.revision):
             stored = _updated(stored, posted)
-        self._digests[stored.key.id] = digest
+        self._digests.setdefault(stored.key.id, set()).add(digest)
         if (dropped := _remember(self._known, digest, stored, self._capacity)) is not None:
-            del self._digests[dropped.key.id]
+            self._unlink(dropped[1], dropped[0])
         return stored
+
+    def _unlink(self, stored: StoredKey, digest: bytes) -> None:
+        digests = self._digests[stored.key.id]
+        digests.discard(digest)
+        if not digests:
+            del self._digests[stored.key.id]
 
 
 def _updated(stored: StoredKey, posted: Posted) -> StoredKey:
@@ -135,9 +145,9 @@ def _updated(stored: StoredKey, posted: Posted) -> StoredKey:
     return replace(stored, totals=totals, revision=posted.revision)
 
 
-def _remember(cache: OrderedDict[bytes, V], digest: bytes, value: V, capacity: int) -> V | None:
+def _remember(cache: OrderedDict[bytes, V], digest: bytes, value: V, capacity: int) -> tuple[bytes, V] | None:
     cache[digest] = value
-    return cache.popitem(last=False)[1] if len(cache) > capacity else None
+    return cache.popitem(last=False) if len(cache) > capacity else None
 
 
 def _retrieve(task: asyncio.Task[StoredKey | None]) -> None:

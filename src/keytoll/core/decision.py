@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from keytoll.core.endpoints import Body, Endpoint, endpoint_at
-from keytoll.core.holds import KeyHolds, fits
+from keytoll.core.holds import KeyHolds, fits, left_beside_nano
 from keytoll.core.keys import Key
 from keytoll.core.money import currency_symbol, format_amount
 from keytoll.core.months import Calendar, Month, to_datetime
@@ -40,7 +40,9 @@ class Reason(StrEnum):
     ALLOWED = "allowed"
     MALFORMED_KEY = "malformed_key"
     UNKNOWN_KEY = "unknown_key"
+    DISABLED_KEY = "disabled_key"
     EXPIRED_KEY = "expired_key"
+    NETWORK_NOT_ALLOWED = "network_not_allowed"
     UNKNOWN_PATH = "unknown_path"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     BAD_BODY = "bad_body"
@@ -49,6 +51,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     MISSING_MODEL = "missing_model"
     UNKNOWN_MODEL = "unknown_model"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     QUOTA_SPENT = "quota_spent"
     QUOTA_HELD = "quota_held"
     TOO_MANY_LARGE = "too_many_large"
@@ -69,7 +72,9 @@ ANSWERS: Mapping[Reason, Answer] = MappingProxyType(
     {
         Reason.MALFORMED_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
         Reason.UNKNOWN_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
+        Reason.DISABLED_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
         Reason.EXPIRED_KEY: Answer(401, "invalid_request_error", "invalid_api_key"),
+        Reason.NETWORK_NOT_ALLOWED: Answer(403, "invalid_request_error", "ip_not_allowed"),
         Reason.UNKNOWN_PATH: Answer(404, "invalid_request_error", "not_found"),
         Reason.METHOD_NOT_ALLOWED: Answer(405, "invalid_request_error", "method_not_allowed"),
         Reason.BAD_BODY: Answer(400, "invalid_request_error", None),
@@ -78,6 +83,7 @@ ANSWERS: Mapping[Reason, Answer] = MappingProxyType(
         Reason.TOO_LARGE: Answer(413, "invalid_request_error", "request_too_large"),
         Reason.MISSING_MODEL: Answer(400, "invalid_request_error", None),
         Reason.UNKNOWN_MODEL: Answer(404, "invalid_request_error", "model_not_found"),
+        Reason.MODEL_NOT_ALLOWED: Answer(403, "invalid_request_error", "model_not_found"),
         Reason.QUOTA_SPENT: Answer(429, "insufficient_quota", "insufficient_quota"),
         Reason.QUOTA_HELD: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
         Reason.TOO_MANY_LARGE: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
@@ -136,28 +142,37 @@ UNCHARGEABLE = Denial(Reason.UNAVAILABLE, "The gateway can't record requests at 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What Envoy tells of a request. `facts` are the leaves it read from a JSON body; empty if it read none."""
+    """What Envoy tells of a request. `facts` are the leaves it read from a JSON body; empty if it read none.
+
+    `source` is the address of the client as Envoy sees it, which no header of the client's changes.
+    """
 
     method: str
     path: str
     content_type: str
     declared_bytes: int | None
     facts: Mapping[str, Scalar]
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read with one's own key that is let through: Keytoll itself answers it, nothing is held or charged."""
+    """A read with one's own key that is let through: Keytoll itself answers it, nothing is held or charged.
+
+    `left_nano` is what is left of the key's limit beside its holds, None if it has none.
+    """
 
     key: Key
     endpoint: Endpoint
+    left_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """A request that is let through, with what settlement and the data plane need to know of it.
 
-    `worst_nano` is what it holds until it is settled, None where that can't be bounded.
+    `worst_nano` is what it holds until it is settled, None where that can't be bounded. `left_nano` is what is left of
+    the key's limit beside that and what others hold, None if it has none.
     """
 
     key: Key
@@ -169,6 +184,7 @@ class Admission:
     admitted_at_us: int
     month: str
     worst_nano: int | None
+    left_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +198,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of a key when it asks: itself, what it has spent, and what its requests under way hold."""
+    """What is known of a key when it asks: itself, what it has spent, and what its requests under way hold.
+
+    `by_old_secret`: it asks with the secret that a rotation has replaced.
+    """
 
     key: Key
     totals: Totals = field(default_factory=Totals)
     holds: KeyHolds = field(default_factory=KeyHolds)
+    by_old_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +242,7 @@ def decide(*, account: Account, request: Request, rules: Rules, now_us: int) -> 
     if (denial := _first(_CHECKS, case)) is not None:
         return denial
     if case.endpoint.read:
-        return Read(account.key, case.endpoint)
+        return Read(account.key, case.endpoint, _left_nano(case, account.holds))
     if (denial := _first(_BODY_CHECKS, case)) is not None:
         return denial
     return _admission(case)
@@ -240,8 +260,8 @@ def _first(checks: "tuple[_Check, ...]", case: _Case) -> Denial | None:
 def _admission(case: _Case) -> Admission | Denial:
     facts, price = case.request.facts, case.offer.prices_at(case.now_us)
     worst_nano = _worst_nano(case, price)
-    account, month = case.account, case.month.name
-    if not fits(quota=case.key.quota, totals=account.totals, holds=account.holds, month=month, worst_nano=worst_nano):
+    totals, holds, month = case.account.totals, case.account.holds, case.month.name
+    if not fits(quota=case.key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano):
         return _held(case)
     return Admission(
         key=case.key,
@@ -253,7 +273,13 @@ def _admission(case: _Case) -> Admission | Denial:
         admitted_at_us=case.now_us,
         month=month,
         worst_nano=worst_nano,
+        left_nano=None if case.key.quota.limit_nano is None else _left_nano(case, holds.plus(month, worst_nano)),
     )
+
+
+def _left_nano(case: _Case, holds: KeyHolds) -> int | None:
+    quota, totals = case.key.quota, case.account.totals
+    return left_beside_nano(quota=quota, totals=totals, holds=holds, month=case.month.name)
 
 
 def _worst_nano(case: _Case, price: PriceVersion) -> int | None:
@@ -269,12 +295,33 @@ def _worst_nano(case: _Case, price: PriceVersion) -> int | None:
     )
 
 
+def _secret(case: _Case) -> Denial | None:
+    valid_until_us = case.key.old_valid_until_us
+    if case.account.by_old_secret and (valid_until_us is None or case.now_us >= valid_until_us):
+        return UNKNOWN_KEY
+    return None
+
+
+def _disabled(case: _Case) -> Denial | None:
+    if case.key.disabled:
+        return Denial(Reason.DISABLED_KEY, f'The API key "{case.key.name}" is disabled')
+    return None
+
+
 def _expiry(case: _Case) -> Denial | None:
     expires_at_us = case.key.expires_at_us
     if expires_at_us is None or case.now_us < expires_at_us:
         return None
     since = to_datetime(expires_at_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
     return Denial(Reason.EXPIRED_KEY, f'The API key "{case.key.name}" expired at {since}')
+
+
+def _network(case: _Case) -> Denial | None:
+    networks = case.key.allowed_networks
+    if networks is None or networks.hold(case.request.source):
+        return None
+    message = f'The API key "{case.key.name}" may not be used from this network'
+    return Denial(Reason.NETWORK_NOT_ALLOWED, message)
 
 
 def _endpoint(case: _Case) -> Denial | None:
@@ -354,6 +401,8 @@ def _model(case: _Case) -> Denial | None:
         return Denial(Reason.MISSING_MODEL, "`model` must be given, as a string", "model")
     if model not in case.rules.offers:
         return Denial(Reason.UNKNOWN_MODEL, "This model does not exist, or this key may not use it", "model")
+    if not case.key.allows(model):
+        return Denial(Reason.MODEL_NOT_ALLOWED, f'The API key "{case.key.name}" may not use this model', "model")
     return None
 
 
@@ -383,8 +432,8 @@ def _named(quota: Quota, case: _Case) -> str:
 
 
 _Check = Callable[[_Case], Denial | None]
-_HEADER_CHECKS: tuple[_Check, ...] = (_expiry, _endpoint, _content_type, _declared_length, _quota)
-_CHECKS: tuple[_Check, ...] = (_expiry, _endpoint)
+_CHECKS: tuple[_Check, ...] = (_secret, _disabled, _expiry, _network, _endpoint)
+_HEADER_CHECKS: tuple[_Check, ...] = (*_CHECKS, _content_type, _declared_length, _quota)
 _BODY_CHECKS: tuple[_Check, ...] = (
     _content_type,
     _body,

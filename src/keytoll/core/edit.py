@@ -1,5 +1,6 @@
 """What an edit of a key would do, in plain sentences, before it is made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keytoll.core.holds import Held, KeyHolds
@@ -24,7 +25,7 @@ class Edit:
 
 def effects(edit: Edit) -> tuple[str, ...]:
     """Return what the edit does, one sentence or two each: limits, what is used and left of them, and from when."""
-    found = [*_name(edit), *_quota(edit), *_expiry(edit), *_running(edit)]
+    found = [*_name(edit), *_disabled(edit), *_quota(edit), *_expiry(edit), *_allowed(edit), *_running(edit)]
     return tuple(found) or ("Nothing changes.",)
 
 
@@ -32,6 +33,28 @@ def _name(edit: Edit) -> list[str]:
     if edit.before.name == edit.after.name:
         return []
     return [f'The key is called "{edit.after.name}" instead of "{edit.before.name}"; its secret stays the same.']
+
+
+def _disabled(edit: Edit) -> list[str]:
+    before, after = edit.before.disabled, edit.after.disabled
+    if after:
+        return [
+            "The key stays disabled, and refused." if before else "The key is disabled: requests are refused at once."
+        ]
+    return ["The key is enabled again."] if before else []
+
+
+def _allowed(edit: Edit) -> list[str]:
+    before, after = edit.before, edit.after
+    found = []
+    if before.allowed_models != after.allowed_models:
+        models = after.allowed_models
+        found.append(f"It may use {'every model' if models is None else f'only {_listed(models)}'} from now on.")
+    if before.allowed_networks != after.allowed_networks:
+        networks = after.allowed_networks
+        where = "anywhere" if networks is None else f"{_listed(networks.texts)} only"
+        found.append(f"It may be used from {where} from now on.")
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------- quota
@@ -106,6 +129,7 @@ def _running(edit: Edit) -> list[str]:
     quota = edit.after.quota
     held = edit.holds.counting(quota, edit.calendar.month(edit.now_us).name)
     unchanged = edit.before.quota == quota and edit.before.expires_at_us == edit.after.expires_at_us
+    unchanged = unchanged and edit.before.disabled == edit.after.disabled
     if unchanged or held.count == 0:
         return []
     return [_holding(edit, held), *(() if quota.limit_nano is None else _beside(edit, held))]
@@ -132,6 +156,10 @@ def _beside(edit: Edit, held: Held) -> list[str]:
 
 
 # --------------------------------------------------------------------------------------------------------------- words
+
+
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def _used_nano(edit: Edit) -> int:

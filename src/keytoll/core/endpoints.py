@@ -66,6 +66,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         "audio/transcriptions", body=Body.FORM, inputs=Inputs.UNBOUNDED, text_in=False, streams=True
     ),
     "/v1/models": Endpoint("models", method="GET", body=Body.NONE, read=True),
+    "/v1/key": Endpoint("key", method="GET", body=Body.NONE, read=True),
 }
 
 MODEL_PATH = "/v1/models/"

@@ -7,7 +7,7 @@ A hold belongs to the month of its request's admission, as its charge will.
 
 from dataclasses import dataclass
 
-from keytoll.core.quota import Quota, QuotaKind, Totals, spent_nano
+from keytoll.core.quota import Quota, QuotaKind, Totals, left_nano, spent_nano
 from keytoll.core.worst_case import UNBOUNDED
 
 
@@ -63,6 +63,14 @@ class KeyHolds:
     def _with(self, month: str, held: Held, in_all: Held) -> "KeyHolds":
         others = tuple(pair for pair in self.by_month if pair[0] != month)
         return KeyHolds(in_all, (*others, (month, held)) if held.count else others)
+
+
+def left_beside_nano(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str) -> int | None:
+    """Return what is left of a key's limit beside its holds, None if it has none. What can't be bounded holds it all."""
+    held = holds.counting(quota, month)
+    if held.unbounded and quota.limit_nano is not None:
+        return 0
+    return left_nano(quota, totals, month, held_nano=held.amount_nano)
 
 
 def fits(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str, worst_nano: int | None) -> bool:

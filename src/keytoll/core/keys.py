@@ -10,6 +10,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 
+from keytoll.core.access import Networks
 from keytoll.core.errors import InvalidValue
 from keytoll.core.quota import Quota
 
@@ -24,7 +25,11 @@ _OWNER = re.compile(r"(?:users|organizations)/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key as it is kept. `digest` is the secret's SHA-256; instants are microseconds since the UNIX epoch."""
+    """An API key as it is kept. `digest` is the secret's SHA-256; instants are microseconds since the UNIX epoch.
+
+    `old_digest` is that of the secret before the last rotation, if it works on until `old_valid_until_us`. Of
+    `allowed_models` and `allowed_networks`, None means all.
+    """
 
     id: str
     owner: str
@@ -34,6 +39,25 @@ class Key:
     quota: Quota
     expires_at_us: int | None
     created_at_us: int
+    created_by: str = "operator"
+    disabled: bool = False
+    allowed_models: tuple[str, ...] | None = None
+    allowed_networks: Networks | None = None
+    old_digest: bytes | None = field(default=None, repr=False)
+    old_valid_until_us: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.old_digest is None) != (self.old_valid_until_us is None):
+            raise ValueError("an old secret is valid until some time")
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """What leads to the key: the digest of its secret, and of the one before if it may work on."""
+        return (self.digest,) if self.old_digest is None else (self.digest, self.old_digest)
+
+    def allows(self, model: str) -> bool:
+        """Return whether the key may use a model."""
+        return self.allowed_models is None or model in self.allowed_models
 
     @property
     def masked(self) -> str:

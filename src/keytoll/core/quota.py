@@ -49,6 +49,13 @@ def spent_nano(quota: Quota, totals: Totals, month: str) -> int:
     return totals.lifetime_nano
 
 
+def left_nano(quota: Quota, totals: Totals, month: str, *, held_nano: int = 0) -> int | None:
+    """Return what is left of the limit beside what is held, never below 0; None if there is no limit."""
+    if quota.limit_nano is None:
+        return None
+    return max(0, quota.limit_nano - spent_nano(quota, totals, month) - held_nano)
+
+
 def is_spent(quota: Quota, totals: Totals, month: str) -> bool:
     """Return whether nothing is left: spending has reached the limit, or was beyond it already."""
     return quota.limit_nano is not None and spent_nano(quota, totals, month) >= quota.limit_nano

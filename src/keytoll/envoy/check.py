@@ -39,6 +39,7 @@ from keytoll.core.decision import (
 from keytoll.core.ids import uuid7
 from keytoll.core.keys import digest_of, is_well_formed
 from keytoll.core.ledger import Entry
+from keytoll.core.money import format_amount
 from keytoll.envoy.entries import settlement_facts
 from keytoll.envoy.messages.check_pb2 import AttributeContext, CheckRequest, CheckResponse, HeaderValueOption
 from keytoll.metrics import Metrics
@@ -54,6 +55,9 @@ KNOWN_HEADER = "x-kt-known"
 
 KEY_ID_HEADER = "x-kt-key-id"
 """Tells Keytoll's own API, behind the data listener, whose key reads. Envoy strips it from callers' requests."""
+
+LEFT_HEADER = "x-keytoll-quota-remaining"
+"""Tells the caller what is left of the key's limit. Envoy sets it on the answer after everything that a backend says."""
 
 READS_POOL = "keytoll_api"
 """The static cluster of envoy.yaml that leads to Keytoll's own API."""
@@ -154,8 +158,8 @@ class CheckHandler:
         if stored is None:
             return self._finish(attributes, started_s, _denied(UNKNOWN_KEY), UNKNOWN_KEY.reason)
         if _kind(attributes) == "key":
-            return self._judge_headers(attributes, started_s, stored)
-        verdict = self._decide(attributes, stored)
+            return self._judge_headers(attributes, started_s, stored, digest)
+        verdict = self._decide(attributes, stored, digest)
         if _is_held(verdict) and self._book.waiting(stored.key.id) < _MOST_WAITING:
             return self._after_release(attributes, started_s, verdict, stored, digest)
         return self._conclude(attributes, started_s, verdict, stored)
@@ -171,15 +175,14 @@ class CheckHandler:
                     if found is None:
                         return self._finish(attributes, started_s, _denied(UNKNOWN_KEY), UNKNOWN_KEY.reason)
                     stored = found
-                    verdict = self._decide(attributes, stored)
+                    verdict = self._decide(attributes, stored, digest)
         except (TimeoutError, StoreUnavailable):
             pass
         return self._conclude(attributes, started_s, verdict, stored)
 
-    def _judge_headers(self, attributes: AttributeContext, started_s: float, stored: StoredKey) -> bytes:
-        denial = decide_by_headers(
-            account=self._account(stored), request=_request(attributes), rules=self._rules(), now_us=self._clock()
-        )
+    def _judge_headers(self, attributes: AttributeContext, started_s: float, stored: StoredKey, digest: bytes) -> bytes:
+        account, request = self._account(stored, digest), _request(attributes)
+        denial = decide_by_headers(account=account, request=request, rules=self._rules(), now_us=self._clock())
         if denial is None and not self._bodies.begin(stored.key.id, _request_id(attributes)):
             denial = TOO_MANY_LARGE
         if denial is not None:
@@ -187,13 +190,12 @@ class CheckHandler:
         # It decides nothing yet: the full Check follows, and is counted.
         return self._finish(attributes, started_s, _known(), None)
 
-    def _decide(self, attributes: AttributeContext, stored: StoredKey) -> Verdict:
-        return decide(
-            account=self._account(stored), request=_request(attributes), rules=self._rules(), now_us=self._clock()
-        )
+    def _decide(self, attributes: AttributeContext, stored: StoredKey, digest: bytes) -> Verdict:
+        account, request = self._account(stored, digest), _request(attributes)
+        return decide(account=account, request=request, rules=self._rules(), now_us=self._clock())
 
-    def _account(self, stored: StoredKey) -> Account:
-        return Account(stored.key, stored.totals, self._book.of(stored.key.id))
+    def _account(self, stored: StoredKey, digest: bytes) -> Account:
+        return Account(stored.key, stored.totals, self._book.of(stored.key.id), digest != stored.key.digest)
 
     def _conclude(self, attributes: AttributeContext, started_s: float, verdict: Verdict, stored: StoredKey) -> bytes:
         if isinstance(verdict, Admission):
@@ -258,6 +260,7 @@ def _request(attributes: AttributeContext) -> Request:
         content_type=http.headers.get("content-type", ""),
         declared_bytes=_declared_bytes(http.headers.get("content-length", "")),
         facts=_facts(attributes),
+        source=attributes.source.address.socket_address.address,
     )
 
 
@@ -312,8 +315,14 @@ def _read(read: Read) -> CheckResponse:
     response = CheckResponse()
     response.ok_response.headers_to_remove.append("authorization")
     response.ok_response.headers.append(_header(KEY_ID_HEADER, read.key.id))
+    _tell_left(response, read.left_nano)
     response.dynamic_metadata.update({"pool": READS_POOL, "retries": 0, "body": "none"})
     return response
+
+
+def _tell_left(response: CheckResponse, left_nano: int | None) -> None:
+    if left_nano is not None:
+        response.ok_response.response_headers_to_add.append(_header(LEFT_HEADER, format_amount(left_nano)))
 
 
 def _entry(admission: Admission, decision_id: UUID) -> Entry:
@@ -338,6 +347,7 @@ def _entry(admission: Admission, decision_id: UUID) -> Entry:
 def _admitted(admission: Admission, entry: Entry) -> CheckResponse:
     response = CheckResponse()
     response.ok_response.headers_to_remove.append("authorization")
+    _tell_left(response, admission.left_nano)
     response.dynamic_metadata.update(settlement_facts(entry, admission.price.prices) | _data_plane_orders(admission))
     return response
 

@@ -232,6 +232,7 @@ local ANSWER_HEADERS = {
   ["content-language"] = true, ["cache-control"] = true, date = true, server = true, ["x-request-id"] = true,
   ["retry-after"] = true, ["retry-after-ms"] = true, ["x-should-retry"] = true, ["www-authenticate"] = true, allow = true,
 }
+-- What is left of the key's limit, x-keytoll-quota-remaining, is no backend's to say: Check's filter adds it after this.
 local function keep_only(headers, names)
   local others = {}
   for name in pairs(headers) do

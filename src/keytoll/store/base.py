@@ -32,11 +32,30 @@ class NameTaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key with its totals as of `revision`, a number that grows with every batch that is posted."""
+    """A key with its totals as of `revision`, a number that grows with every batch that is posted.
+
+    `last_used_at_us` is the newest admission of it that was settled when it was read, None for none.
+    """
 
     key: Key
     totals: Totals
     revision: int
+    last_used_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """That a change was asked for under an id of the caller's, so that a repeat can be told: `id` is a hash of that id
+    and of what it was sent for, `fingerprint` one of what was asked for."""
+
+    id: bytes
+    fingerprint: bytes
+    key_id: str
+    at_us: int
+
+
+MAX_ONCE = 100_000
+"""How many changes a store remembers by the callers' ids; of more, the oldest are forgotten early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +138,11 @@ class ChargeQuery:
 class KeyStore(Protocol):
     """Keys. A deleted key is gone for every method here; only its charges remain."""
 
-    async def create_key(self, key: Key) -> None:
-        """Keep a new key. Raises NameTaken."""
+    async def create_key(self, key: Key, once: Once | None = None) -> None:
+        """Keep a new key, and in the same transaction that it was asked for. Raises NameTaken."""
 
     async def key_by_digest(self, digest: bytes) -> StoredKey | None:
-        """Return the key whose secret has this SHA-256, with its totals, in one consistent read."""
+        """Return the key whose secret, or whose old one, has this SHA-256, with its totals, in one consistent read."""
 
     async def key_by_id(self, key_id: str) -> StoredKey | None:
         """Return the key of this id, with its totals, in one consistent read."""
@@ -132,7 +151,19 @@ class KeyStore(Protocol):
         """Return keys by ascending id (so by creation), of one owner or of all, those after the id `after`."""
 
     async def update_key(self, key: Key) -> bool:
-        """Write the name, quota and expiry of a key; False if there is none of its id. Raises NameTaken."""
+        """Write what is edited of a key, as it is in `key`; False if there is none of its id. Raises NameTaken.
+
+        That is the name, quota, expiry, what it is allowed, and whether it is disabled.
+        """
+
+    async def rotate_key(self, key: Key, once: Once | None = None) -> bool:
+        """Write the secrets of a key, as they are in `key`, and that it was asked for; False if there is none of its id."""
+
+    async def asked_once(self, once_id: bytes) -> Once | None:
+        """Return what was asked for under this id, if that is remembered."""
+
+    async def forget_asked(self, *, before_us: int) -> None:
+        """Forget what was asked for before an instant."""
 
     async def delete_key(self, key_id: str, *, deleted_at_us: int) -> bool:
         """Delete a key; False if there is none of this id."""

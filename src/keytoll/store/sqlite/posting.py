@@ -28,6 +28,7 @@ async def post(connection: aiosqlite.Connection, batch: Batch) -> Posted:
     spent_nano = await _add_to_totals(connection, new)
     await _insert(connection, new, known.unsettled)
     await _insert_unsettled(connection, unsettled)
+    await connection.executemany(queries.USE_KEY, _newest_admissions(new))
     await connection.executemany(queries.INSERT_CONFLICT, map(rows.conflict_row, sifted.conflicts))
     await connection.executemany(queries.INSERT_REJECTED, map(rows.rejected_row, batch.rejected))
     await connection.executemany(queries.PUT_POSITION, ((p.file, p.offset) for p in batch.positions))
@@ -102,6 +103,14 @@ async def _insert(connection: aiosqlite.Connection, charges: Sequence[Charge], g
 async def _insert_unsettled(connection: aiosqlite.Connection, unsettled: Sequence[Charge]) -> None:
     await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, unsettled))
     await connection.executemany(queries.OPEN_UNSETTLED, ((row.id,) for row in unsettled))
+
+
+def _newest_admissions(charges: Iterable[Charge]) -> Iterable[Mapping[str, str | int]]:
+    newest_us: dict[str, int] = {}
+    for charge in charges:
+        key_id, at_us = charge.entry.key_id, charge.entry.admitted_at_us
+        newest_us[key_id] = max(at_us, newest_us.get(key_id, at_us))
+    return [{"id": key_id, "at_us": at_us} for key_id, at_us in newest_us.items()]
 
 
 async def _add_to_totals(connection: aiosqlite.Connection, charges: Iterable[Charge]) -> Mapping[_Account, int]:

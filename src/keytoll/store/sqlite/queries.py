@@ -7,16 +7,37 @@ REVISION = "SELECT COALESCE(MAX(seq), 0) FROM charges"
 # --- keys ---
 
 INSERT_KEY = """
-INSERT INTO keys (id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO keys (
+    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, created_by, disabled,
+    allowed_models, allowed_networks, old_digest, old_valid_until_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING id
 """
 
 UPDATE_KEY = """
 UPDATE keys
-SET name = :name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us
+SET name = :name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us,
+    disabled = :disabled, allowed_models = :allowed_models, allowed_networks = :allowed_networks
 WHERE id = :id AND deleted_at_us IS NULL
 RETURNING id
 """
+
+ROTATE_KEY = """
+UPDATE keys
+SET digest = :digest, last4 = :last4, old_digest = :old_digest, old_valid_until_us = :old_valid_until_us
+WHERE id = :id AND deleted_at_us IS NULL
+RETURNING id
+"""
+
+USE_KEY = "UPDATE keys SET last_used_at_us = MAX(COALESCE(last_used_at_us, :at_us), :at_us) WHERE id = :id"
+
+INSERT_ASKED = "INSERT INTO asked_once (id, fingerprint, key_id, at_us) VALUES (?, ?, ?, ?)"
+
+FORGET_MOST_ASKED = "DELETE FROM asked_once WHERE seq <= (SELECT MAX(seq) FROM asked_once) - :kept"
+
+FORGET_ASKED = "DELETE FROM asked_once WHERE at_us < :before_us"
+
+ASKED = "SELECT id, fingerprint, key_id, at_us FROM asked_once WHERE id = :id"
 
 DELETE_KEY = """
 UPDATE keys SET deleted_at_us = :deleted_at_us WHERE id = :id AND deleted_at_us IS NULL RETURNING id
@@ -25,14 +46,15 @@ UPDATE keys SET deleted_at_us = :deleted_at_us WHERE id = :id AND deleted_at_us 
 # One statement, so that key, totals and revision are of one snapshot.
 _STORED_KEY = """
 SELECT
-    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us,
+    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, created_by, disabled,
+    allowed_models, allowed_networks, old_digest, old_valid_until_us, last_used_at_us,
     (SELECT json_group_object(month, spent_nano) FROM totals WHERE subject = keys.id),
     (SELECT COALESCE(MAX(seq), 0) FROM charges)
 FROM keys
 WHERE deleted_at_us IS NULL
 """
 
-KEY_BY_DIGEST = _STORED_KEY + "AND digest = :digest"
+KEY_BY_DIGEST = _STORED_KEY + "AND (digest = :digest OR old_digest = :digest)"
 KEY_BY_ID = _STORED_KEY + "AND id = :id"
 LIST_KEYS = _STORED_KEY + "AND id > :after ORDER BY id LIMIT :limit"
 LIST_KEYS_OF_OWNER = _STORED_KEY + "AND owner = :owner AND id > :after ORDER BY id LIMIT :limit"

@@ -8,12 +8,13 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from keytoll.core.access import Networks
 from keytoll.core.keys import Key
 from keytoll.core.ledger import Charge, Entry, Kind, Measured, Reported
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota, QuotaKind, Totals
 from keytoll.core.rates import Rates
-from keytoll.store.base import Rejected, StoredKey
+from keytoll.store.base import Once, Rejected, StoredKey
 
 Row = Sequence[Any]
 
@@ -47,24 +48,61 @@ _unit_prices = attrgetter(*_PRICES)
 def key_row(key: Key) -> Row:
     """Return the row that INSERT_KEY takes."""
     quota = (key.quota.kind.value, key.quota.limit_nano)
-    return (key.id, key.owner, key.name, key.digest, key.last4, *quota, key.expires_at_us, key.created_at_us)
+    lasts = (key.expires_at_us, key.created_at_us, key.created_by, int(key.disabled))
+    old = (key.old_digest, key.old_valid_until_us)
+    return (key.id, key.owner, key.name, key.digest, key.last4, *quota, *lasts, *_allowed(key), *old)
+
+
+def edited_row(key: Key) -> Mapping[str, Any]:
+    """Return the values that UPDATE_KEY takes."""
+    models, networks = _allowed(key)
+    return {
+        "id": key.id,
+        "name": key.name,
+        "quota_kind": key.quota.kind.value,
+        "limit_nano": key.quota.limit_nano,
+        "expires_at_us": key.expires_at_us,
+        "disabled": int(key.disabled),
+        "allowed_models": models,
+        "allowed_networks": networks,
+    }
+
+
+def rotated_row(key: Key) -> Mapping[str, Any]:
+    """Return the values that ROTATE_KEY takes."""
+    old = {"old_digest": key.old_digest, "old_valid_until_us": key.old_valid_until_us}
+    return {"id": key.id, "digest": key.digest, "last4": key.last4, **old}
 
 
 def stored_key(row: Row) -> StoredKey:
     """Return the key with its totals."""
-    id_, owner, name, digest, last4, kind, limit_nano, expires_at_us, created_at_us, totals, revision = row
+    columns = iter(row)
+    named = _named(("id", "owner", "name", "digest", "last4"), columns)
+    kind, limit_nano = islice(columns, 2)
+    lasts = _named(("expires_at_us", "created_at_us", "created_by"), columns)
+    disabled, models, networks = islice(columns, 3)
     key = Key(
-        id=id_,
-        owner=owner,
-        name=name,
-        digest=digest,
-        last4=last4,
+        **named,
         quota=Quota(QuotaKind(kind), limit_nano),
-        expires_at_us=expires_at_us,
-        created_at_us=created_at_us,
+        **lasts,
+        disabled=bool(disabled),
+        allowed_models=None if models is None else tuple(json.loads(models)),
+        allowed_networks=None if networks is None else Networks(tuple(json.loads(networks))),
+        **_named(("old_digest", "old_valid_until_us"), columns),
     )
+    last_used_at_us, totals, revision = columns
     by_month = json.loads(totals)
-    return StoredKey(key, Totals(by_month.pop(LIFETIME, 0), by_month), revision)
+    return StoredKey(key, Totals(by_month.pop(LIFETIME, 0), by_month), revision, last_used_at_us)
+
+
+def _allowed(key: Key) -> Row:
+    models = None if key.allowed_models is None else json.dumps(key.allowed_models)
+    return models, None if key.allowed_networks is None else json.dumps(key.allowed_networks.texts)
+
+
+def asked_row(once: Once) -> Row:
+    """Return the row that INSERT_ASKED takes."""
+    return (once.id, once.fingerprint, once.key_id, once.at_us)
 
 
 def charge_row(charge: Charge, refers_to: str | None = None) -> Row:

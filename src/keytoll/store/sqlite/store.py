@@ -16,7 +16,17 @@ import aiosqlite
 from keytoll.core.keys import Key
 from keytoll.core.ledger import Charge
 from keytoll.core.pricing import Prices
-from keytoll.store.base import Batch, ChargeQuery, NameTaken, Posted, PriceRecord, StoredKey, StoreUnavailable
+from keytoll.store.base import (
+    MAX_ONCE,
+    Batch,
+    ChargeQuery,
+    NameTaken,
+    Once,
+    Posted,
+    PriceRecord,
+    StoredKey,
+    StoreUnavailable,
+)
 from keytoll.store.sqlite import queries, rows
 from keytoll.store.sqlite.database import (
     READER_PRAGMAS,
@@ -72,13 +82,13 @@ class SqliteStore:
 
     # --- keys ---
 
-    async def create_key(self, key: Key) -> None:
-        """Keep a new key. Raises NameTaken."""
+    async def create_key(self, key: Key, once: Once | None = None) -> None:
+        """Keep a new key, and that it was asked for. Raises NameTaken."""
         with _name_taken(key):
-            await self._write(queries.INSERT_KEY, rows.key_row(key))
+            await self._write_once(queries.INSERT_KEY, rows.key_row(key), once)
 
     async def key_by_digest(self, digest: bytes) -> StoredKey | None:
-        """Return the key whose secret has this SHA-256, with its totals, in one consistent read."""
+        """Return the key whose secret, or whose old one, has this SHA-256, with its totals, in one consistent read."""
         found = await self._read(self._lookups, queries.KEY_BY_DIGEST, {"digest": digest})
         return rows.stored_key(found[0]) if found else None
 
@@ -94,11 +104,22 @@ class SqliteStore:
         return [rows.stored_key(row) for row in found]
 
     async def update_key(self, key: Key) -> bool:
-        """Write the name, quota and expiry of a key; False if there is none of its id. Raises NameTaken."""
-        quota = {"quota_kind": key.quota.kind.value, "limit_nano": key.quota.limit_nano}
-        changes = {"id": key.id, "name": key.name, "expires_at_us": key.expires_at_us, **quota}
+        """Write what is edited of a key; False if there is none of its id. Raises NameTaken."""
         with _name_taken(key):
-            return bool(await self._write(queries.UPDATE_KEY, changes))
+            return bool(await self._write(queries.UPDATE_KEY, rows.edited_row(key)))
+
+    async def rotate_key(self, key: Key, once: Once | None = None) -> bool:
+        """Write the secrets of a key, and that it was asked for; False if there is none of its id."""
+        return bool(await self._write_once(queries.ROTATE_KEY, rows.rotated_row(key), once))
+
+    async def asked_once(self, once_id: bytes) -> Once | None:
+        """Return what was asked for under this id, if that is remembered."""
+        found = await self._read(self._lookups, queries.ASKED, {"id": once_id})
+        return Once(*found[0]) if found else None
+
+    async def forget_asked(self, *, before_us: int) -> None:
+        """Forget what was asked for before an instant."""
+        await self._write(queries.FORGET_ASKED, {"before_us": before_us})
 
     async def delete_key(self, key_id: str, *, deleted_at_us: int) -> bool:
         """Delete a key; False if there is none of this id."""
@@ -218,6 +239,21 @@ class SqliteStore:
     async def _write(self, statement: str, values: Mapping[str, Any] | rows.Row) -> list[rows.Row]:
         async def write(connection: aiosqlite.Connection) -> list[rows.Row]:
             return list(await connection.execute_fetchall(statement, values))
+
+        self._check_open()
+        return await self._writer.run(write)
+
+    async def _write_once(
+        self, statement: str, values: Mapping[str, Any] | rows.Row, once: Once | None
+    ) -> list[rows.Row]:
+        """Write, and in the same transaction that it was asked for. If nothing was there to change, nothing is noted."""
+
+        async def write(connection: aiosqlite.Connection) -> list[rows.Row]:
+            changed: list[rows.Row] = list(await connection.execute_fetchall(statement, values))
+            if once is not None and changed:
+                await connection.execute_fetchall(queries.INSERT_ASKED, rows.asked_row(once))
+                await connection.execute_fetchall(queries.FORGET_MOST_ASKED, {"kept": MAX_ONCE})
+            return changed
 
         self._check_open()
         return await self._writer.run(write)

@@ -10,12 +10,32 @@ CREATE TABLE keys (
     limit_nano    INTEGER CHECK (limit_nano >= 0),
     expires_at_us INTEGER,
     created_at_us INTEGER NOT NULL,
+    created_by    TEXT    NOT NULL DEFAULT 'operator',
+    disabled      INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+    allowed_models     TEXT,     -- a JSON array of names; NULL: all
+    allowed_networks   TEXT,     -- a JSON array of networks; NULL: everywhere
+    old_digest         BLOB CHECK (length(old_digest) = 32),  -- of the secret before the last rotation
+    old_valid_until_us INTEGER,
+    last_used_at_us    INTEGER,  -- the newest admission that was settled
     deleted_at_us INTEGER,  -- a deleted key stays for the sake of its charges, and is invisible
-    CHECK ((quota_kind = 'unlimited') = (limit_nano IS NULL))
+    CHECK ((quota_kind = 'unlimited') = (limit_nano IS NULL)),
+    CHECK ((old_digest IS NULL) = (old_valid_until_us IS NULL))
 ) STRICT;
 
 CREATE UNIQUE INDEX keys_name ON keys (owner, name) WHERE deleted_at_us IS NULL;
+CREATE UNIQUE INDEX keys_old_digest ON keys (old_digest);
 CREATE INDEX keys_of_owner ON keys (owner, id) WHERE deleted_at_us IS NULL;
+
+-- Changes that were asked for under an id of the caller's, so that a repeat is told from a new one.
+CREATE TABLE asked_once (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,  -- tells how many came since
+    id          BLOB    NOT NULL UNIQUE,  -- a hash of that id and of what it was sent for
+    fingerprint BLOB    NOT NULL,         -- a hash of what was asked for
+    key_id      TEXT    NOT NULL,
+    at_us       INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX asked_once_at ON asked_once (at_us);
 
 CREATE TABLE prices (
     id                       TEXT    NOT NULL PRIMARY KEY,  -- a hash of the prices
