@@ -45,7 +45,7 @@ from keytoll.management import Management
 from keytoll.metrics import Metrics
 from keytoll.settings import CannotStart, Settings, Source
 from keytoll.settlement import Settlement
-from keytoll.store.base import StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.store.base import StoredKey, StoreLocked, StoreTooNew, StoreUnavailable
 from keytoll.store.sqlite import SqliteStore
 
 _log = structlog.get_logger(__name__)
@@ -193,6 +193,10 @@ class _Keytoll:
             raise RuntimeError("no catalog is in force yet")
         return self.rules
 
+    async def key_of(self, key_id: str) -> StoredKey | None:
+        """Return a key, from memory if it is there, as it is after its Check: a read then needs no store."""
+        return self.cache.known(key_id) or await self.store.key_by_id(key_id)
+
     async def _watch(self) -> None:
         """Keep readiness and gauges true."""
         while True:
@@ -253,7 +257,9 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         )
         about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
         await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
-        reads = create_reads(lambda: keytoll.current_rules().offers)
+        reads = create_reads(
+            lambda: keytoll.current_rules().offers, key_of=keytoll.key_of, standing=management.standing
+        )
         await stack.enter_async_context(serve_unix(reads, settings.api_socket))
         probes = create_probes(keytoll.metrics.registry, ready=lambda: keytoll.not_ready)
         await stack.enter_async_context(

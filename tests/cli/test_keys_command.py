@@ -1,6 +1,7 @@
 """`keytoll keys`."""
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -233,3 +234,75 @@ async def test_a_key_that_is_not_there_is_one_line(keytoll: Operated, key_id: st
     assert ran.code == 1
     assert ran.err.startswith("keytoll: ")
     assert ran.err.count("\n") == 1
+
+
+LIMITS = ("--model", "org/big", "--model", "m", "--network", "10.0.0.0/8", "--network", "2001:db8::1")
+
+
+async def test_models_and_networks_are_named_one_by_one_and_taken_back(keytoll: Operated) -> None:
+    key = await created(keytoll, *LIMITS)
+    assert (key["allowed_models"], key["allowed_networks"]) == (["org/big", "m"], ["10.0.0.0/8", "2001:db8::1/128"])
+    edit = ("keys", "edit", key["id"], "--json")
+    key = (await run(keytoll.run_dir, *edit, "--any-model", "--network", "192.0.2.0/24")).json
+    assert (key["allowed_models"], key["allowed_networks"]) == (None, ["192.0.2.0/24"])
+    key = (await run(keytoll.run_dir, *edit, "--model", "m", "--any-network")).json
+    assert (key["allowed_models"], key["allowed_networks"]) == (["m"], None)
+
+
+async def test_a_disabled_key_is_shown_as_such_until_it_is_enabled(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    assert "Never, disabled" in (await run(keytoll.run_dir, "keys", "edit", key["id"], "--disable")).out
+    assert "Never, disabled" in (await run(keytoll.run_dir, "keys", "list")).out
+    assert "disabled" not in (await run(keytoll.run_dir, "keys", "edit", key["id"], "--enable")).out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--disable", "--enable"),
+        ("--model", "m", "--any-model"),
+        ("--network", "10.0.0.0/8", "--any-network"),
+        ("--never", "--expires", "1d"),
+    ],
+)
+async def test_opposites_exclude_each_other(keytoll: Operated, options: tuple[str, ...]) -> None:
+    ran = await run(keytoll.run_dir, "keys", "edit", "key_0", *options)
+    assert ran.code == 2
+    assert "Give only one of" in ran.err
+
+
+async def test_a_network_with_bits_behind_its_prefix_is_one_line(keytoll: Operated) -> None:
+    ran = await run(keytoll.run_dir, *CREATE, "--network", "10.0.0.1/8")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("keytoll: allowed_networks: 10.0.0.1/8 has address bits behind its prefix")
+
+
+async def test_show_tells_all_of_a_key(keytoll: Operated) -> None:
+    key = await created(keytoll, "--monthly", "100", *LIMITS)
+    out = (await run(keytoll.run_dir, "keys", "show", key["id"])).out
+    for told in (key["id"], "users/alice", "¥0.00 / ¥100.00 monthly", "2026-12-01 00:00", "org/big, m", "10.0.0.0/8"):
+        assert told in out
+    assert "secret" not in out
+    assert (await run(keytoll.run_dir, "keys", "show", key["id"], "--json")).json["id"] == key["id"]
+    assert (await run(keytoll.run_dir, "keys", "show", "key_0")).code == 1
+
+
+async def test_rotate_prints_the_new_secret_once_and_what_becomes_of_the_old(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    ran = await run(keytoll.run_dir, "keys", "rotate", key["id"])
+    (secret,) = re.findall(r"gw-sk-\w{49}", ran.out)
+    assert "the old one no longer works" in ran.out
+    assert await keytoll.checked(key["secret"]) is None
+    keytoll.clock.now_us = time.time_ns() // 1000  # a grace counts from the command's own time
+    graced = (await run(keytoll.run_dir, "keys", "rotate", key["id"], "--grace", "2h", "--json")).json
+    lasts_us = parse_timestamp(graced["old_valid_until"], field="") - keytoll.clock.now_us
+    assert abs(lasts_us - 7_200_000_000) < 60_000_000
+    assert await keytoll.checked(secret)
+    assert await keytoll.checked(graced["secret"])
+
+
+async def test_a_grace_without_a_unit_is_one_line(keytoll: Operated) -> None:
+    key = await created(keytoll)
+    ran = await run(keytoll.run_dir, "keys", "rotate", key["id"], "--grace", "60")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("keytoll: grace: 60 has no unit")

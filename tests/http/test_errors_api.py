@@ -103,7 +103,7 @@ async def test_a_store_that_is_away_is_an_outage_that_a_retry_may_outlast(keytol
 async def test_an_error_inside_is_answered_without_what_it_was(
     keytoll: Operated, logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(_: str) -> None:
+    async def fail(_: str, **_named: object) -> None:
         raise RuntimeError("internal detail")
 
     monkeypatch.setattr(keytoll.management, "get_key", fail)
@@ -120,7 +120,7 @@ async def test_no_secret_reaches_a_log(
 ) -> None:
     """Not even where it was pasted in the place of an id, and things go wrong."""
 
-    async def fail(_: str) -> None:
+    async def fail(_: str, **_named: object) -> None:
         raise RuntimeError("what went wrong")
 
     secret = (await keytoll.http.post(ALICE, json={"name": "production"})).json()["secret"]

@@ -40,8 +40,16 @@ async def test_a_created_key_is_told_whole_with_its_secret_once(keytoll: Operate
         "masked_key": f"gw-sk-****{secret[-4:]}",
         "quota": {"kind": "monthly", "limit": "100.00"},
         "used": "0.00",
+        "remaining": "100.00",
+        "resets_at": "2026-11-30T16:00:00Z",
         "expires_at": "2026-11-30T16:00:00Z",
+        "disabled": False,
+        "allowed_models": None,
+        "allowed_networks": None,
         "created_at": format_timestamp(NOW_US),
+        "created_by": "operator",
+        "last_used_at": None,
+        "old_valid_until": None,
     }
     assert key["id"].startswith("key_")
     assert (await keytoll.http.get(f"/api/v1/keys/{key['id']}")).json() == key

@@ -18,6 +18,7 @@ async def made(keytoll: Operated) -> tuple[Key, str]:
     stored, secret = await keytoll.management.create_key(
         owner="users/alice", name="production", quota=Quota(), expires_at_us=None
     )
+    assert secret is not None
     return stored.key, secret
 
 

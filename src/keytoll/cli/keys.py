@@ -1,4 +1,4 @@
-"""`keytoll keys`: create, list, edit and delete keys."""
+"""`keytoll keys`: create, list, show, edit, rotate and delete keys."""
 
 import time
 from collections.abc import Mapping
@@ -9,11 +9,21 @@ import typer
 
 from keytoll.cli.client import OperatorClient, key_path
 from keytoll.cli.options import EXPIRES_HELP, RUN_DIR, Json, RunDir
-from keytoll.cli.output import exactly, expiration, print_json, print_table, quota, when
+from keytoll.cli.output import (
+    exactly,
+    expiration,
+    listed,
+    optional_amount,
+    print_json,
+    print_table,
+    quota,
+    status,
+    when,
+)
 from keytoll.core.expiry import format_timestamp, parse_expiry
 from keytoll.core.keys import check_owner
 
-app = typer.Typer(help="API keys: create, list, edit and delete them.", no_args_is_help=True)
+app = typer.Typer(help="API keys: create, list, show, edit, rotate and delete them.", no_args_is_help=True)
 
 _OWNER = "Who owns it and is charged: users/NAME or organizations/NAME."
 _MONTHLY = "At most this much in each calendar month, such as 100 or 0.5."
@@ -23,6 +33,13 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keytoll
 Name = Annotated[str | None, typer.Option("--name", help="Another name.")]
 Monthly = Annotated[str | None, typer.Option("--monthly", metavar="AMOUNT", help=_MONTHLY)]
 Total = Annotated[str | None, typer.Option("--total", metavar="AMOUNT", help=_TOTAL)]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", metavar="MODEL", help="Only this model; may be given several times.")
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", metavar="CIDR", help="Only from this network or address; may be given several times."),
+]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="DATE|DURATION", help=EXPIRES_HELP)]
 
 
@@ -34,12 +51,15 @@ def create(
     monthly: Monthly = None,
     total: Total = None,
     expires: Expires = None,
+    model: Models = None,
+    network: Networks = None,
     as_json: Json = False,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
     """Create a key and print it, this once.
 
-    Without a quota it is unlimited, without an expiry it never expires.
+    Without a quota it is unlimited, without an expiry it never expires, and it may use every model from everywhere
+    unless models or networks are named.
 
     Examples:
 
@@ -49,7 +69,7 @@ def create(
     """
     limits = _quota(monthly=monthly, total=total)
     with OperatorClient(run_dir) as client:
-        body = {"name": name, **limits, **_expiry(client, expires)}
+        body = {"name": name, **limits, **_expiry(client, expires), **_allowed(model, network)}
         key = client.call("POST", f"/{check_owner(owner)}/keys", body)
     if as_json:
         print_json(key)
@@ -80,6 +100,48 @@ def list_(
 
 
 @app.command()
+def show(key_id: Id, *, as_json: Json = False, run_dir: RunDir = RUN_DIR) -> None:
+    """Show all that is known of a key.
+
+    Example: `keytoll keys show key_0198…`
+    """
+    with OperatorClient(run_dir) as client:
+        about = client.call("GET", "/about")
+        key = client.call("GET", key_path(key_id))
+    if as_json:
+        print_json(key)
+    else:
+        _print_key(key, about)
+
+
+@app.command()
+def rotate(
+    key_id: Id,
+    *,
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="DURATION", help="How long the old secret works on; by default not at all."),
+    ] = None,
+    as_json: Json = False,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """Give a key another secret and print it, this once. Its id, quota and spending stay.
+
+    A secret that an earlier rotation left working ends now.
+
+    Example: `keytoll keys rotate key_0198… --grace 24h`
+    """
+    with OperatorClient(run_dir) as client:
+        about = client.call("GET", "/about")
+        body = {} if grace is None else {"old_valid_until": _instant(about, grace, field="grace")}
+        key = client.call("POST", f"{key_path(key_id)}/rotate", body)
+    if as_json:
+        print_json(key)
+    else:
+        _print_rotated(key, about)
+
+
+@app.command()
 def edit(
     key_id: Id,
     *,
@@ -89,23 +151,36 @@ def edit(
     unlimited: Annotated[bool, typer.Option("--unlimited", help="No limit any more.")] = False,
     expires: Expires = None,
     never: Annotated[bool, typer.Option("--never", help="No expiry any more.")] = False,
+    model: Models = None,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Every model again.")] = False,
+    network: Networks = None,
+    any_network: Annotated[bool, typer.Option("--any-network", help="From everywhere again.")] = False,
+    disable: Annotated[bool, typer.Option("--disable", help="Refuse the key until it is enabled.")] = False,
+    enable: Annotated[bool, typer.Option("--enable", help="Take the key again.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; tell what would change, from when.")
     ] = False,
     as_json: Json = False,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """Change a key's name, quota or expiry. It is in force when the command returns.
+    """Change a key's name, quota, expiry, or what it is allowed. It is in force when the command returns.
 
     Examples:
 
     * `keytoll keys edit key_0198… --monthly 250 --never`
 
     * `keytoll keys edit key_0198… --total 10 --dry-run`
+
+    * `keytoll keys edit key_0198… --model bge-m3 --network 192.0.2.0/24`
     """
-    if never and expires is not None:
-        raise typer.BadParameter("Give only one of --expires and --never.")
-    changes: dict[str, Any] = _quota(monthly=monthly, total=total, unlimited=unlimited)
+    _only_one("--expires", expires, "--never", never)
+    _only_one("--model", model, "--any-model", any_model)
+    _only_one("--network", network, "--any-network", any_network)
+    _only_one("--disable", disable, "--enable", enable)
+    changes = _quota(monthly=monthly, total=total, unlimited=unlimited) | _allowed(model, network)
+    changes |= {"allowed_models": None} if any_model else {}
+    changes |= {"allowed_networks": None} if any_network else {}
+    changes |= {"disabled": disable} if disable or enable else {}
     if name is not None:
         changes["name"] = name
     if never:
@@ -165,17 +240,66 @@ def _quota(*, monthly: str | None, total: str | None, unlimited: bool = False) -
     return {"quota": given[0]} if given else {}
 
 
+def _only_one(name: str, value: object, other_name: str, other: object) -> None:
+    if value and other:
+        raise typer.BadParameter(f"Give only one of {name} and {other_name}.")
+
+
+def _allowed(models: list[str] | None, networks: list[str] | None) -> dict[str, Any]:
+    given = {"allowed_models": models, "allowed_networks": networks}
+    return {name: value for name, value in given.items() if value}
+
+
 def _expiry(client: OperatorClient, expires: str | None) -> dict[str, str]:
     if expires is None:
         return {}
-    zone = ZoneInfo(client.call("GET", "/about")["billing_time_zone"])
-    at_us = parse_expiry(expires, now_us=time.time_ns() // 1000, zone=zone)
-    return {"expires_at": format_timestamp(at_us)}
+    return {"expires_at": _instant(client.call("GET", "/about"), expires, field="expires")}
+
+
+def _instant(about: Mapping[str, str], text: str, *, field: str) -> str:
+    zone = ZoneInfo(about["billing_time_zone"])
+    return format_timestamp(parse_expiry(text, now_us=time.time_ns() // 1000, zone=zone, field=field))
 
 
 def _print_created(key: Mapping[str, Any]) -> None:
-    typer.echo(f"Created the key {_described(key)}, id {key['id']}:\n\n    {key['secret']}\n")
+    typer.echo(f"Created the key {_described(key)}, id {key['id']}:")
+    _print_secret(key)
+
+
+def _print_rotated(key: Mapping[str, Any], about: Mapping[str, str]) -> None:
+    until = key["old_valid_until"]
+    old = "no longer works" if until is None else f"works until {exactly(until, about)}"
+    typer.echo(f"The key {_described(key)}, id {key['id']}, has a new secret; the old one {old}:")
+    _print_secret(key)
+
+
+def _print_secret(key: Mapping[str, Any]) -> None:
+    typer.echo(f"\n    {key['secret']}\n")
     typer.echo("Store it safely now: it is not kept here and will not be shown again.")
+
+
+def _print_key(key: Mapping[str, Any], about: Mapping[str, str]) -> None:
+    facts = {
+        "ID": key["id"],
+        "Owner": key["owner"],
+        "Name": key["name"],
+        "API Key": key["masked_key"],
+        "Status": "disabled" if key["disabled"] else "enabled",
+        "Usage Quota": quota(key, about),
+        "Remaining": optional_amount(key["remaining"], about, otherwise="Unlimited"),
+        "Resets At": _optional_time(key["resets_at"], about),
+        "Expiration": expiration(key["expires_at"], about),
+        "Models": listed(key["allowed_models"], otherwise="All"),
+        "Networks": listed(key["allowed_networks"], otherwise="Everywhere"),
+        "Created": f"{when(key['created_at'], about)} by {key['created_by']}",
+        "Last Used": _optional_time(key["last_used_at"], about),
+        "Old Secret": _optional_time(key["old_valid_until"], about, prefix="works until "),
+    }
+    print_table(["Field", "Value"], [[name, fact] for name, fact in facts.items()])
+
+
+def _optional_time(timestamp: str | None, about: Mapping[str, str], *, prefix: str = "") -> str:
+    return "-" if timestamp is None else prefix + when(timestamp, about)
 
 
 def _print_preview(preview: Mapping[str, Any], about: Mapping[str, str]) -> None:
@@ -189,7 +313,7 @@ def _print_preview(preview: Mapping[str, Any], about: Mapping[str, str]) -> None
 
 
 def _editable(key: Mapping[str, Any], about: Mapping[str, str]) -> list[str]:
-    return [key["name"], quota(key, about), expiration(key["expires_at"], about)]
+    return [key["name"], quota(key, about), status(key, about)]
 
 
 def _described(key: Mapping[str, Any]) -> str:
@@ -211,6 +335,6 @@ def _row(key: Mapping[str, Any], about: Mapping[str, str], *, with_owner: bool) 
         key["name"],
         key["masked_key"],
         quota(key, about),
-        expiration(key["expires_at"], about),
+        status(key, about),
         when(key["created_at"], about),
     ]

@@ -62,6 +62,16 @@ def quota(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
     return f"{amount(key['used'], about)} / {ceiling}"
 
 
+def status(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """Return when a key expires, and whether it is disabled: `Never, disabled`."""
+    return expiration(key["expires_at"], about) + (", disabled" if key["disabled"] else "")
+
+
+def listed(items: Sequence[str] | None, *, otherwise: str) -> str:
+    """Return a list, or what is said where there is none."""
+    return otherwise if items is None else ", ".join(items)
+
+
 def when(timestamp: str, about: Mapping[str, str]) -> str:
     """Return the time in the billing zone, to the minute: `2026-12-31 18:00`."""
     return f"{_local(timestamp, about):%Y-%m-%d %H:%M}"

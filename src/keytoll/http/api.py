@@ -1,10 +1,14 @@
 """The management API: REST under `/api/v1`."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from pydantic import BaseModel
 
+from keytoll.core.errors import InvalidValue
 from keytoll.core.expiry import format_timestamp
 from keytoll.http.contract import (
     About,
@@ -21,14 +25,15 @@ from keytoll.http.contract import (
     KeyPatch,
     KeysQuery,
     NoQuery,
+    RotateIn,
     UnsettledOut,
     UnsettledPage,
     UnsettledQuery,
     instant,
 )
-from keytoll.http.errors import add_error_handlers
+from keytoll.http.errors import ONCE_HEADER, add_error_handlers
 from keytoll.http.guard import Guard, StrictRoute
-from keytoll.management import Management
+from keytoll.management import Asked, EditPreview, Management
 from keytoll.store.base import StoredKey
 
 __all__ = ["About", "create_api"]
@@ -41,7 +46,8 @@ def create_api(management: Management, *, about: About) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.management = management
     app.state.about = about
-    app.include_router(_router)
+    for router in _routers:
+        app.include_router(router)
     app.add_middleware(Guard)
     add_error_handlers(app)
     return app
@@ -57,9 +63,24 @@ async def _about(request: Request) -> About:
     return about
 
 
+_ONCE = re.compile(r"[!-~]{1,255}", re.ASCII)
+
+
+async def _once(request: Request) -> str | None:
+    given = request.headers.getlist(ONCE_HEADER)
+    if not given:
+        return None
+    if len(given) > 1 or _ONCE.fullmatch(given[0]) is None:
+        raise InvalidValue(ONCE_HEADER, "must be given once, and have 1 to 255 letters, digits and signs, no spaces")
+    return given[0]
+
+
 _Management = Annotated[Management, Depends(_management)]
 _About = Annotated[About, Depends(_about)]
 _NoQuery = Annotated[NoQuery, Query()]
+_EditQuery = Annotated[EditQuery, Query()]
+_Once = Annotated[str | None, Depends(_once)]
+_Rotate = Annotated[RotateIn, Body(default_factory=RotateIn)]
 _KeysQuery = Annotated[KeysQuery, Query()]
 _router = APIRouter(prefix="/api/v1", route_class=StrictRoute)
 
@@ -70,56 +91,100 @@ async def get_about(about: _About) -> About:
     return about
 
 
-@_router.post("/users/{name}/keys", status_code=201)
-async def create_user_key(name: str, body: KeyIn, _: _NoQuery, management: _Management) -> CreatedKey:
-    """Create a key of a user; the answer alone holds its secret."""
-    return await _create(f"users/{name}", body, management)
-
-
-@_router.get("/users/{name}/keys")
-async def list_user_keys(name: str, query: _KeysQuery, management: _Management) -> KeyPage:
-    """List a user's keys."""
-    return await _list(f"users/{name}", query, management)
-
-
-@_router.post("/organizations/{name}/keys", status_code=201)
-async def create_organization_key(name: str, body: KeyIn, _: _NoQuery, management: _Management) -> CreatedKey:
-    """Create a key of an organization; the answer alone holds its secret."""
-    return await _create(f"organizations/{name}", body, management)
-
-
-@_router.get("/organizations/{name}/keys")
-async def list_organization_keys(name: str, query: _KeysQuery, management: _Management) -> KeyPage:
-    """List an organization's keys."""
-    return await _list(f"organizations/{name}", query, management)
-
-
 @_router.get("/keys")
 async def list_all_keys(query: _KeysQuery, management: _Management) -> KeyPage:
     """List the keys of all owners."""
     return await _list(None, query, management)
 
 
-@_router.get("/keys/{key_id}")
-async def get_key(key_id: str, management: _Management) -> KeyOut:
-    """Show a key."""
-    return _key_out(await management.get_key(key_id), management)
+async def _anyone() -> None:
+    return None
 
 
-@_router.patch("/keys/{key_id}")
-async def edit_key(
-    key_id: str, body: KeyPatch, query: Annotated[EditQuery, Query()], management: _Management, about: _About
-) -> KeyOut | EditPreviewOut:
-    """Change a key; in force when answered. A dry run changes nothing, and tells what the edit would do."""
-    if query.dry_run:
-        return await _preview(key_id, body, management, about)
-    return _key_out(await management.edit_key(key_id, body.to_core()), management)
+async def _user(name: str) -> str:
+    return f"users/{name}"
 
 
-@_router.delete("/keys/{key_id}", status_code=204)
-async def delete_key(key_id: str, _: _NoQuery, management: _Management) -> None:
-    """Delete a key; in force when answered. Requests that are already running finish and are charged."""
-    await management.delete_key(key_id)
+async def _organization(name: str) -> str:
+    return f"organizations/{name}"
+
+
+def _keys_of(owner: Callable[..., Awaitable[str]], prefix: str) -> APIRouter:
+    """Return the routes of an owner's keys."""
+    router = APIRouter(prefix=prefix, route_class=StrictRoute)
+    owned = Annotated[str, Depends(owner)]
+
+    @router.post("", status_code=201)
+    async def create_key(
+        body: KeyIn, _: _NoQuery, owner: owned, once: _Once, management: _Management, response: Response
+    ) -> CreatedKey | KeyOut:
+        """Create a key; the answer alone holds its secret. A repeat under the same id answers 200, without the secret."""
+        stored, secret = await management.create_key(
+            owner=owner,
+            name=body.name,
+            quota=body.quota.to_core(),
+            expires_at_us=instant("expires_at", body.expires_at),
+            access=body.access(),
+            asked=_asked(once, body),
+        )
+        return _with_secret(stored, secret, management, response)
+
+    @router.get("")
+    async def list_keys(query: _KeysQuery, owner: owned, management: _Management) -> KeyPage:
+        """List an owner's keys."""
+        return await _list(owner, query, management)
+
+    return router
+
+
+def _key_of(owner: Callable[..., Awaitable[str | None]], prefix: str) -> APIRouter:
+    """Return the routes of one key: of an owner, beside which others' keys are not found, or of anyone."""
+    router = APIRouter(prefix=f"{prefix}/{{key_id}}", route_class=StrictRoute)
+    owned = Annotated[str | None, Depends(owner)]
+
+    @router.get("")
+    async def get_key(key_id: str, owner: owned, management: _Management) -> KeyOut:
+        """Show a key."""
+        return _key_out(await management.get_key(key_id, owner=owner), management)
+
+    @router.patch("")
+    async def edit_key(
+        key_id: str, body: KeyPatch, query: _EditQuery, owner: owned, management: _Management, about: _About
+    ) -> KeyOut | EditPreviewOut:
+        """Change a key; in force when answered. A dry run changes nothing, and tells what the edit would do."""
+        changes = body.to_core()
+        if query.dry_run:
+            preview = await management.preview_edit(key_id, changes, currency=about.currency, owner=owner)
+            return _preview_out(preview, management)
+        return _key_out(await management.edit_key(key_id, changes, owner=owner), management)
+
+    @router.delete("", status_code=204)
+    async def delete_key(key_id: str, _: _NoQuery, owner: owned, management: _Management) -> None:
+        """Delete a key; in force when answered. Requests that are already running finish and are charged."""
+        await management.delete_key(key_id, owner=owner)
+
+    @router.post("/rotate")
+    async def rotate_key(
+        key_id: str, _: _NoQuery, owner: owned, once: _Once, management: _Management, response: Response, body: _Rotate
+    ) -> CreatedKey | KeyOut:
+        """Give a key another secret, which the answer alone holds; in force when answered."""
+        until_us = instant("old_valid_until", body.old_valid_until)
+        asked = _asked(once, body)
+        stored, secret = await management.rotate_key(key_id, old_valid_until_us=until_us, owner=owner, asked=asked)
+        return _with_secret(stored, secret, management, response)
+
+    return router
+
+
+_USERS, _ORGANIZATIONS = (f"/api/v1/{kind}/{{name}}/keys" for kind in ("users", "organizations"))
+_routers = (
+    _router,
+    _key_of(_anyone, "/api/v1/keys"),
+    _keys_of(_user, _USERS),
+    _key_of(_user, _USERS),
+    _keys_of(_organization, _ORGANIZATIONS),
+    _key_of(_organization, _ORGANIZATIONS),
+)
 
 
 @_router.get("/charges")
@@ -148,8 +213,7 @@ async def list_unsettled(query: Annotated[UnsettledQuery, Query()], management: 
     )
 
 
-async def _preview(key_id: str, body: KeyPatch, management: Management, about: About) -> EditPreviewOut:
-    preview = await management.preview_edit(key_id, body.to_core(), currency=about.currency)
+def _preview_out(preview: EditPreview, management: Management) -> EditPreviewOut:
     return EditPreviewOut(
         before=_key_out(preview.before, management),
         after=_key_out(preview.after, management),
@@ -158,14 +222,20 @@ async def _preview(key_id: str, body: KeyPatch, management: Management, about: A
     )
 
 
-async def _create(owner: str, body: KeyIn, management: Management) -> CreatedKey:
-    stored, secret = await management.create_key(
-        owner=owner,
-        name=body.name,
-        quota=body.quota.to_core(),
-        expires_at_us=instant("expires_at", body.expires_at),
-    )
-    return CreatedKey(**_key_out(stored, management).model_dump(), secret=secret)
+def _asked(once: str | None, body: BaseModel) -> Asked | None:
+    if once is None:
+        return None
+    return Asked(once, json.dumps(body.model_dump(exclude_unset=True), sort_keys=True))
+
+
+def _with_secret(
+    stored: StoredKey, secret: str | None, management: Management, response: Response
+) -> CreatedKey | KeyOut:
+    key = _key_out(stored, management)
+    if secret is None:
+        response.status_code = 200
+        return key
+    return CreatedKey(**key.model_dump(), secret=secret)
 
 
 async def _list(owner: str | None, query: KeysQuery, management: Management) -> KeyPage:
@@ -179,4 +249,4 @@ def _page(found: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
 
 
 def _key_out(stored: StoredKey, management: Management) -> KeyOut:
-    return KeyOut.of(stored, used_nano=management.used_nano(stored))
+    return KeyOut.of(stored, management.standing(stored))

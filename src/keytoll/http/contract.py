@@ -10,7 +10,7 @@ from keytoll.core.explain import Estimate, Line, format_femto
 from keytoll.core.ledger import Charge, Kind
 from keytoll.core.money import format_amount, parse_amount
 from keytoll.core.quota import Quota, QuotaKind
-from keytoll.management import MAX_PAGE, UNCHANGED, ExplainedCharge, KeyChanges, Unsettled
+from keytoll.management import MAX_PAGE, UNCHANGED, Access, ExplainedCharge, KeyChanges, Standing, Unsettled
 from keytoll.store.base import ChargeQuery, StoredKey
 
 
@@ -56,14 +56,34 @@ class KeyIn(_Strict):
     name: str
     quota: QuotaIn = QuotaIn(kind="unlimited")
     expires_at: str | None = None
+    disabled: bool = False
+    allowed_models: list[str] | None = None
+    allowed_networks: list[str] | None = None
+
+    def access(self) -> Access:
+        """Return what the key may be used for."""
+        return Access(self.disabled, self.allowed_models, self.allowed_networks)
+
+
+class RotateIn(_Strict):
+    """How to rotate a key: the old secret works on until `old_valid_until`, or, if that is null, not at all."""
+
+    old_valid_until: str | None = None
 
 
 class KeyPatch(_Strict):
-    """Changes to a key. What is left out stays; an `expires_at` of null means never."""
+    """Changes to a key. What is left out stays.
+
+    An `expires_at` of null means never, `allowed_models` of null or empty all models, `allowed_networks` of null
+    everywhere.
+    """
 
     name: str = ""
     quota: QuotaIn = QuotaIn(kind="unlimited")
     expires_at: str | None = None
+    disabled: bool = False
+    allowed_models: list[str] | None = None
+    allowed_networks: list[str] | None = None
 
     def to_core(self) -> KeyChanges:
         """Return the changes. Raises InvalidValue."""
@@ -72,6 +92,9 @@ class KeyPatch(_Strict):
             name=self.name if "name" in given else UNCHANGED,
             quota=self.quota.to_core() if "quota" in given else UNCHANGED,
             expires_at_us=instant("expires_at", self.expires_at) if "expires_at" in given else UNCHANGED,
+            disabled=self.disabled if "disabled" in given else UNCHANGED,
+            allowed_models=self.allowed_models if "allowed_models" in given else UNCHANGED,
+            allowed_networks=self.allowed_networks if "allowed_networks" in given else UNCHANGED,
         )
 
 
@@ -119,9 +142,40 @@ class QuotaOut(BaseModel):
     kind: QuotaKind
     limit: str | None
 
+    @classmethod
+    def of(cls, quota: Quota) -> "QuotaOut":
+        """Return the quota."""
+        return cls(kind=quota.kind, limit=_optional_amount(quota.limit_nano))
+
+
+class OwnKey(BaseModel):
+    """A key as it tells of itself, in the way of OpenAI's objects; the fields are those of `KeyOut`."""
+
+    object: Literal["key"] = "key"
+    name: str
+    masked_key: str
+    owner: str
+    quota: QuotaOut
+    used: str
+    remaining: str | None
+    resets_at: str | None
+    expires_at: str | None
+    allowed_models: list[str] | None
+
+    @classmethod
+    def of(cls, stored: StoredKey, standing: Standing) -> "OwnKey":
+        """Return the key."""
+        shown = KeyOut.of(stored, standing).model_dump()
+        return cls(**{name: shown[name] for name in cls.model_fields if name != "object"})
+
 
 class KeyOut(BaseModel):
-    """A key as it may be shown. `used` is this month's spending under a monthly quota, else all there was."""
+    """A key as it may be shown. `used` is this month's spending under a monthly quota, else all there was.
+
+    `remaining` is what is left of the limit, never below 0 and null without one; what requests under way may cost is
+    not counted. `resets_at` is null unless the quota is monthly. `last_used_at` is the newest admission that was settled.
+    `old_valid_until` is until when the secret before the last rotation works, null if it doesn't.
+    """
 
     id: str
     name: str
@@ -129,27 +183,43 @@ class KeyOut(BaseModel):
     masked_key: str
     quota: QuotaOut
     used: str
+    remaining: str | None
+    resets_at: str | None
     expires_at: str | None
+    disabled: bool
+    allowed_models: list[str] | None
+    allowed_networks: list[str] | None
     created_at: str
+    created_by: str
+    last_used_at: str | None
+    old_valid_until: str | None
 
     @classmethod
-    def of(cls, stored: StoredKey, *, used_nano: int) -> "KeyOut":
+    def of(cls, stored: StoredKey, standing: Standing) -> "KeyOut":
         """Return the key."""
-        key, limit_nano = stored.key, stored.key.quota.limit_nano
+        key = stored.key
         return cls(
             id=key.id,
             name=key.name,
             owner=key.owner,
             masked_key=key.masked,
-            quota=QuotaOut(kind=key.quota.kind, limit=None if limit_nano is None else format_amount(limit_nano)),
-            used=format_amount(used_nano),
-            expires_at=None if key.expires_at_us is None else format_timestamp(key.expires_at_us),
+            quota=QuotaOut.of(key.quota),
+            used=format_amount(standing.used_nano),
+            remaining=_optional_amount(standing.left_nano),
+            resets_at=_optional_timestamp(standing.resets_at_us),
+            expires_at=_optional_timestamp(key.expires_at_us),
+            disabled=key.disabled,
+            allowed_models=None if key.allowed_models is None else list(key.allowed_models),
+            allowed_networks=None if key.allowed_networks is None else list(key.allowed_networks.texts),
             created_at=format_timestamp(key.created_at_us),
+            created_by=key.created_by,
+            last_used_at=_optional_timestamp(stored.last_used_at_us),
+            old_valid_until=_optional_timestamp(standing.old_valid_until_us),
         )
 
 
 class CreatedKey(KeyOut):
-    """A key just made, with its secret, this once."""
+    """A key just made or rotated, with its secret, this once."""
 
     secret: str
 
@@ -306,7 +376,7 @@ class ChargeDetail(ChargeOut):
         return cls(
             **ChargeOut.of(found.charge, currency=currency).model_dump(),
             refers_to=found.charge.refers_to,
-            price_from=None if found.price_from_us is None else format_timestamp(found.price_from_us),
+            price_from=_optional_timestamp(found.price_from_us),
             served=explanation.served,
             lines=[LineOut.of(line) for line in explanation.lines],
             sum=format_femto(explanation.sum_femto),
@@ -368,6 +438,10 @@ class ChargePage(BaseModel):
 def instant(field: str, text: str | None) -> int | None:
     """Return the microseconds of an RFC 3339 timestamp, None for none. Raises InvalidValue."""
     return None if text is None else parse_timestamp(text, field=field)
+
+
+def _optional_timestamp(at_us: int | None) -> str | None:
+    return None if at_us is None else format_timestamp(at_us)
 
 
 def _optional_amount(nano: int | None) -> str | None:

@@ -14,8 +14,11 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
-from keytoll.management import ChargeNotFound, KeyNotFound
+from keytoll.management import ChargeNotFound, KeyNotFound, RepeatDiffers, RepeatOfDeleted
 from keytoll.store.base import NameTaken, StoreUnavailable
+
+ONCE_HEADER = "Idempotency-Key"
+"""Under which a caller may repeat a change without having it made twice."""
 
 _MAX_PARAM = 100
 _OWN_WORDS = {
@@ -82,7 +85,18 @@ async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
 
 
-async def _on_store_unavailable(request: Request, exc: Exception) -> Response:
+async def _on_repeat_differs(_request: Request, _exc: Exception) -> Response:
+    message = f"{ONCE_HEADER}: something else was asked for under this id within the last 24 hours; use another one"
+    return error_answer(422, message, param=ONCE_HEADER, code="idempotency_key_reused")
+
+
+async def _on_repeat_of_deleted(_request: Request, _exc: Exception) -> Response:
+    message = f"{ONCE_HEADER}: this was done before, and its key was deleted since; to do it anew use another id"
+    return error_answer(409, message, param=ONCE_HEADER, code="idempotency_key_used")
+
+
+async def on_store_unavailable(request: Request, exc: Exception) -> Response:
+    """Tell that the store is away, and log why."""
     _log.warning("store_unavailable", route=route_of(request.scope), error=repr(exc.__cause__ or exc))
     message = "The store is unavailable at the moment"
     return error_answer(503, message, code="service_unavailable", headers={"retry-after": "1"})
@@ -99,6 +113,8 @@ _HANDLERS: Mapping[type[Exception], Callable[[Request, Any], Awaitable[Response]
     KeyNotFound: _on_key_not_found,
     ChargeNotFound: _on_charge_not_found,
     NameTaken: _on_name_taken,
-    StoreUnavailable: _on_store_unavailable,
+    RepeatDiffers: _on_repeat_differs,
+    RepeatOfDeleted: _on_repeat_of_deleted,
+    StoreUnavailable: on_store_unavailable,
     HTTPException: _on_http_exception,
 }

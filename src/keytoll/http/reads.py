@@ -1,10 +1,10 @@
-"""What callers read with their own key, by way of the data listener: the models on offer, in the shape of OpenAI's API.
+"""What callers read with their own key, by way of the data listener: the models it may use, and the key itself.
 
 It asks for no key: Envoy is the only one that reaches the socket it is served on, Check has judged the request before, and
 named its key in a header that no caller can set. A request without that header has come some other way, and is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,27 +15,56 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keytoll.core.offer import Offer, Offers
-from keytoll.http.errors import error_answer
+from keytoll.http.contract import OwnKey
+from keytoll.http.errors import error_answer, on_store_unavailable
+from keytoll.management import Standing
+from keytoll.store.base import StoredKey, StoreUnavailable
 
 KEY_HEADER = "x-kt-key-id"
 """In which Check names the key that asks."""
 
-_CODES = {404: "not_found", 405: "method_not_allowed"}
+_CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed"}
 
 
-def create_reads(offers: Callable[[], Offers]) -> ASGIApp:
-    """Return the app. `offers` is called at each request, since a new catalog replaces what is on offer."""
+def create_reads(
+    offers: Callable[[], Offers],
+    *,
+    key_of: Callable[[str], Awaitable[StoredKey | None]],
+    standing: Callable[[StoredKey], Standing],
+) -> ASGIApp:
+    """Return the app. `offers` is called at each request, since a new catalog replaces what is on offer.
 
-    async def list_models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(offer) for offer in offers().values()]})
+    `key_of` gives the key of an id, `standing` how it stands now.
+    """
+
+    async def asking(request: Request) -> StoredKey:
+        stored = await key_of(request.headers[KEY_HEADER])
+        if stored is None:  # deleted since its Check
+            raise HTTPException(401, "This API key does not exist or was deleted")
+        return stored
+
+    async def list_models(request: Request) -> Response:
+        key = (await asking(request)).key
+        return JSONResponse(
+            {"object": "list", "data": [_model(offer) for offer in offers().values() if key.allows(offer.model)]}
+        )
 
     async def show_model(request: Request) -> Response:
-        offer = offers().get(request.path_params["model"])
-        return _no_model() if offer is None else JSONResponse(_model(offer))
+        key, offer = (await asking(request)).key, offers().get(request.path_params["model"])
+        return _no_model() if offer is None or not key.allows(offer.model) else JSONResponse(_model(offer))
 
-    # A model's name may hold slashes.
-    routes = [Route("/v1/models", list_models), Route("/v1/models/{model:path}", show_model)]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    async def show_key(request: Request) -> Response:
+        stored = await asking(request)
+        return JSONResponse(OwnKey.of(stored, standing(stored)).model_dump(mode="json"))
+
+    routes = [
+        Route("/v1/key", show_key),
+        Route("/v1/models", list_models),
+        Route("/v1/models/{model:path}", show_model),  # a model's name may hold slashes
+    ]
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: _http_error, StoreUnavailable: on_store_unavailable}
+    )
     app.router.redirect_slashes = False
     return _OfCheckedRequests(app)
 
