@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from keytoll.admission.bodies import MAX_LARGE_BODIES, MAX_LARGE_BODIES_IN_ALL, UPLOAD_S, LargeBodies
+from keytoll.admission.bodies import UPLOAD_S, LargeBodies
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
 from keytoll.core.holds import KeyHolds
@@ -191,27 +191,38 @@ async def test_who_waits_for_room_is_woken_by_any_end_of_its_key(tmp_path: Path)
     assert book.waiting("key_1") == 0
 
 
+MIB = 2**20
+
+
 def test_large_bodies_are_bounded_for_all_keys_together() -> None:
     bodies = LargeBodies(monotonic=Clock())
-    taken = [bodies.begin(f"key_{n}", f"r{n}") for n in range(MAX_LARGE_BODIES_IN_ALL + 1)]
-    assert taken == [True] * MAX_LARGE_BODIES_IN_ALL + [False]
-    bodies.refuse("key_0", "r0")
-    assert bodies.begin("key_new", "r")
+    taken = [bodies.begin(f"key_{n}", f"r{n}", 32 * MIB) for n in range(25)]
+    assert taken == [True] * 24 + [False]
+    assert not bodies.begin("key_new", "small", 1)
+    bodies.refuse("r0")
+    assert bodies.begin("key_new", "r", 32 * MIB)
+
+
+def test_it_is_bytes_that_are_bounded_not_requests() -> None:
+    """A few callers with long prompts must not shut out everybody else's."""
+    bodies = LargeBodies(monotonic=Clock())
+    assert all(bodies.begin("key_1", f"r{n}", 20_000) for n in range(10_000))
+    assert all(bodies.begin("key_2", f"s{n}", 20_000) for n in range(10_000))
 
 
 def test_large_bodies_are_bounded_for_each_key_and_end_with_their_request() -> None:
     clock = Clock()
     bodies = LargeBodies(monotonic=clock)
-    assert all(bodies.begin("key_1", f"r{n}") for n in range(MAX_LARGE_BODIES))
-    assert not bodies.begin("key_1", "one too many")
-    assert bodies.begin("key_2", "r0")
-    bodies.refuse("key_1", "r0")  # its full Check refused it
-    assert bodies.begin("key_1", "in its place")
+    assert all(bodies.begin("key_1", f"r{n}", 32 * MIB) for n in range(8))
+    assert not bodies.begin("key_1", "one too many", 32 * MIB)
+    assert bodies.begin("key_2", "other", 32 * MIB)
+    bodies.refuse("r0")  # its full Check refused it
+    assert bodies.begin("key_1", "in its place", 32 * MIB)
     decision = entry(1).decision_id
-    bodies.decide("key_1", "r1", decision)
+    bodies.decide("r1", decision)
     clock.now_s += UPLOAD_S + 1  # uploads that never came to a full Check are forgotten, what is decided is not
-    assert all(bodies.begin("key_1", f"s{n}") for n in range(MAX_LARGE_BODIES - 1))
-    assert not bodies.begin("key_1", "still one too many")
+    assert all(bodies.begin("key_1", f"s{n}", 32 * MIB) for n in range(7))
+    assert not bodies.begin("key_1", "still one too many", 32 * MIB)
     bodies.end(decision)
-    assert bodies.begin("key_1", "now")
+    assert bodies.begin("key_1", "now", 32 * MIB)
     bodies.end(decision)

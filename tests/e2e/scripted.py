@@ -16,6 +16,7 @@ class Asked:
     """A request as it reached the backend."""
 
     path: str
+    query: str
     headers: dict[str, str]
     body: bytes
 
@@ -34,7 +35,7 @@ class ScriptedBackend:
         self.script = answer_plainly
 
     async def _serve(self, request: Request) -> Response:
-        asked = Asked(request.url.path, dict(request.headers), await request.body())
+        asked = Asked(request.url.path, request.url.query, dict(request.headers), await request.body())
         self.asked.append(asked)
         return await self.script(asked)
 

@@ -252,7 +252,9 @@ async def test_nothing_of_the_caller_reaches_the_backend_and_nothing_of_its_acco
         "forwarded": "for=10.0.0.1",
     }
     async with gateway.http(key) as client:
-        response = await client.post(CHAT_PATH, json={"model": "odd", "messages": []}, headers=sent)
+        path = CHAT_PATH + "?api-version=preview&key=abc"
+        response = await client.post(path, json={"model": "odd", "messages": []}, headers=sent)
+    assert gateway.odd.asked[-1].query == ""
     got = gateway.odd.asked[-1].headers
     assert got["authorization"] == "Bearer demo-backend-secret"
     assert key["secret"] not in str(got)

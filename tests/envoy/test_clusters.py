@@ -196,9 +196,9 @@ async def test_each_backend_gets_its_own_credential_path_and_name(stage: Stage) 
     await stage.envoy.post("model/fallback", path=path, x_test_retries="2", authorization="Bearer gw-sk-caller")
     a, b, c = stage.a.last, stage.b.last, stage.c.last
     assert [each.path for each in (a, b, c)] == [
-        "/v1/chat/completions?api-version=1",
-        "/api/openai/v1/chat/completions?api-version=1",
-        "/v1/chat/completions?api-version=1",
+        "/v1/chat/completions",
+        "/api/openai/v1/chat/completions",
+        "/v1/chat/completions",
     ]
     assert [each.headers.get("authorization") for each in (a, b, c)] == ["Bearer secret-1", "Bearer secret-2", None]
     hosts = [f"127.0.0.1:{stage.a.port}", f"localhost:{stage.b.port}", f"127.0.0.1:{stage.c.port}"]

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from keytoll.admission.bodies import MAX_LARGE_BODIES, LargeBodies
+from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
@@ -138,6 +138,7 @@ async def test_an_admitted_request_carries_all_that_settlement_and_the_data_plan
         "include_usage": True,
         "strip_usage": True,
         "running_usage": True,
+        "no_running_usage": False,
         "store_false": False,
     }
 
@@ -329,9 +330,11 @@ async def test_what_cannot_be_recorded_is_not_admitted(bench: Bench) -> None:
 
 
 async def test_a_key_may_have_only_so_many_large_bodies_under_way(bench: Bench) -> None:
-    for number in range(MAX_LARGE_BODIES):
-        assert (await bench.check(kind="key", x_request_id=f"r{number}")).status.code == 0
-    denied = (await bench.check(kind="key", x_request_id="more")).denied_response
+    largest = str(32 * 2**20)
+    for number in range(8):
+        known = await bench.check(kind="key", x_request_id=f"r{number}", content_length=largest)
+        assert known.status.code == 0
+    denied = (await bench.check(kind="key", x_request_id="undeclared")).denied_response
     assert denied.status.code == 429
     decided = metadata(await bench.check(x_request_id="r0"))
     await bench.check(x_request_id="r1", facts={"model": "nope"})  # refused by its body: it is not under way any more
@@ -382,3 +385,10 @@ async def test_an_old_secret_is_taken_as_its_key_until_its_time(bench: Bench, va
     by_old = await bench.check()
     assert (by_new.status.code, by_old.status.code) == (0, code)
     assert bench.book.of(KEY.id).in_all.count == 2 - (code == 7)  # both hold for the one key
+
+
+@pytest.mark.parametrize("asked", [{"n": 2}, {"best_of": 3}])
+async def test_of_several_answers_no_running_usage_is_asked_for(bench: Bench, asked: dict[str, Any]) -> None:
+    """Backends tell it one by one, and only at the end the sum: a cut stream would pay for one of them."""
+    given = metadata(await bench.check(facts={"model": "m", "stream": True, **asked}))
+    assert (given["running_usage"], given["no_running_usage"]) == (False, True)

@@ -327,8 +327,33 @@ def test_a_request_holds_its_worst_case() -> None:
     assert worst(max_tokens=7.0) == body + 7 * 10
     assert worst(max_tokens=7.0, max_completion_tokens=9.0, n=2.0, best_of=3.0) == body + 9 * 3 * 10
     assert worst(max_tokens=0.0) == body + 100 * 10
+    # backends ignore what their endpoint doesn't know: it must not make the hold smaller
+    assert worst(max_output_tokens=1.0) == body + 100 * 10
     assert worst(max_tokens=1e300) == body + 1000 * 10
     assert worst(n=1e18) == body + 100 * 10**18 * 10 if body + 10**21 < 2**63 else 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("path", "obeyed"),
+    [
+        ("/v1/chat/completions", {"max_tokens", "max_completion_tokens"}),
+        ("/v1/responses", {"max_output_tokens"}),
+        ("/v1/images/generations", set()),
+        ("/v1/audio/speech", set()),
+    ],
+)
+def test_only_the_limits_that_an_endpoint_obeys_make_a_hold_smaller(path: str, obeyed: set[str]) -> None:
+    prices = Prices(input=0, output=1_000_000, cached_input=0, cache_write=0, audio_input=0, audio_output=0)
+    rules = replace(RULES, offers={"m": replace(OFFER, prices=(PriceVersion(0, prices, "p"),))})
+
+    def bounded(**facts: Any) -> int | None:
+        request = replace(asking(**facts), path=path)
+        verdict = decide(account=Account(KEY), request=request, rules=rules, now_us=NOW_US)
+        assert isinstance(verdict, Admission)
+        return verdict.worst_nano
+
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        assert bounded(**{name: 1.0}) == (1 if name in obeyed else 100), name
 
 
 @pytest.mark.parametrize("judge", [judged, lambda request=REQUEST, *, key: by_headers(request, key=key)])

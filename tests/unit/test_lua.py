@@ -352,3 +352,50 @@ def test_of_a_form_that_was_tampered_with_another_parser_reads_the_same(
         seen.setdefault(str(name), []).append(part.get_payload(decode=True))  # type: ignore[arg-type]
     assert seen.get("model", [b""]) == [told["model"]]
     assert ("stream" in seen) == ("stream" in told)
+
+
+@pytest.mark.parametrize(
+    ("tools", "taken"),
+    [
+        ("[]", True),
+        ("null", True),
+        ('[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}]', True),
+        ('[ {"type" : "custom", "name":"x"} , {"name":"g","type":"function","strict":true} ]', True),
+        ('[{"type":"web_search"}]', False),
+        ('[{"type":"function"},{"type":"file_search","vector_store_ids":["vs_1"]}]', False),
+        ('[{"type":"function","type":"code_interpreter"}]', False),
+        ('[{"\\u0074ype":"web_search"}]', False),
+        ('[{"name":"no type"}]', False),
+        ('["web_search"]', False),
+        ("{}", False),
+    ],
+)
+def test_only_tools_that_the_caller_runs_are_let_through(tools: str, *, taken: bool) -> None:
+    """A backend's own cost extra, and read what is kept in the shared account."""
+    body = '{"model":"m","tools":' + tools + "}"
+    assert edit(body)[0] == (body if taken else None)
+    if not taken:
+        assert edit(body)[1] == "tools"
+
+
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [
+        ('"chat_template":"{{ x }}"', "chat_template"),
+        ('"chat_template_kwargs":{"chat_template":"x"}', "chat_template_kwargs"),
+        ('"lora_path":"x"', "lora_path"),
+        ('"session_params":{}', "session_params"),
+        ('"plugins":[{"id":"web"}]', "plugins"),
+        ('"encoding_format":"bytes"', "encoding_format"),
+        ('"service_tier":"flex"', "service_tier"),
+    ],
+)
+def test_what_would_be_served_otherwise_than_priced_is_refused_by_name(member: str, name: str) -> None:
+    assert edit('{"model":"m",' + member + "}") == (None, name)
+    assert edit('{"model":"m","chat_template_kwargs":{"enable_thinking":false},"encoding_format":"base64"}')[0]
+
+
+def test_running_usage_is_taken_back_where_it_is_no_sum() -> None:
+    body = '{"model":"m","stream_options":{"continuous_usage_stats":true}}'
+    after, _ = edit(body, include_usage=True, no_running_usage=True)
+    assert after == '{"model":"m","stream_options":{"include_usage":true,"continuous_usage_stats":false}}'

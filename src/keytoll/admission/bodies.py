@@ -1,63 +1,84 @@
-"""Large bodies under way: how many a key may have Envoy buffer at once.
+"""Large bodies under way: how many bytes callers may have Envoy buffer at once.
 
 Envoy's own overload manager does not bound what authenticated callers make it buffer, so the headers-only Check does. A
-body is counted from that Check until its request is settled; one whose full Check never comes is forgotten after as long
-as Envoy lets an upload take.
+body is counted, as large as it was declared, from that Check until its request is settled; one whose full Check never
+comes is forgotten after as long as Envoy lets an upload take.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-MAX_LARGE_BODIES = 8
-"""At once, for each key: a quarter of a gigabyte."""
+_MIB = 2**20
 
-MAX_LARGE_BODIES_IN_ALL = 24
-"""At once, for all keys: three quarters of the heap that envoy.yaml grants."""
+MOST_BYTES_OF_A_KEY = 256 * _MIB
+"""At once, of one key: eight bodies of the largest size."""
+
+MOST_BYTES_IN_ALL = 768 * _MIB
+"""At once, of all keys: three quarters of the heap that envoy.yaml grants."""
 
 UPLOAD_S = 300.0
 """Envoy's request_timeout, in envoy.yaml."""
 
+_SWEEP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    key_id: str
+    size_bytes: int
+    until_s: float | None  # None once it belongs to a decision
+
 
 class LargeBodies:
-    """Large bodies by key and by Envoy's request id. `monotonic` gives seconds of a clock that never steps."""
+    """Large bodies by Envoy's request id. `monotonic` gives seconds of a clock that never steps."""
 
     def __init__(self, *, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._by_key: dict[str, dict[str, float]] = {}
-        self._decided: dict[UUID, tuple[str, str]] = {}
+        self._bodies: dict[str, _Body] = {}
+        self._bytes_of: dict[str, int] = {}
+        self._decided: dict[UUID, str] = {}
+        self._swept_s = monotonic()
 
-    def begin(self, key_id: str, request_id: str) -> bool:
-        """Count a body that is about to come; False if the key, or all keys together, have too many under way."""
-        self._forget_stale()
-        bodies = self._by_key.get(key_id, {})
-        in_all = sum(len(each) for each in self._by_key.values())
-        if len(bodies) >= MAX_LARGE_BODIES or in_all >= MAX_LARGE_BODIES_IN_ALL:
-            return False
-        self._by_key.setdefault(key_id, bodies)[request_id] = self._monotonic() + UPLOAD_S
+    def begin(self, key_id: str, request_id: str, size_bytes: int) -> bool:
+        """Count a body that is about to come; False if the key, or all keys together, have too much under way."""
+        if not self._has_room(key_id, size_bytes):
+            self._forget_stale()
+            if not self._has_room(key_id, size_bytes):
+                return False
+        self.refuse(request_id)
+        self._bodies[request_id] = _Body(key_id, size_bytes, self._monotonic() + UPLOAD_S)
+        self._bytes_of[key_id] = self._bytes_of.get(key_id, 0) + size_bytes
         return True
 
-    def decide(self, key_id: str, request_id: str, decision_id: UUID) -> None:
+    def decide(self, request_id: str, decision_id: UUID) -> None:
         """Tie a body, if it is a large one, to the decision about its request: it ends with that."""
-        bodies = self._by_key.get(key_id, {})
-        if request_id in bodies:
-            bodies[request_id] = float("inf")
-            self._decided[decision_id] = (key_id, request_id)
+        if (body := self._bodies.get(request_id)) is not None:
+            self._bodies[request_id] = replace(body, until_s=None)
+            self._decided[decision_id] = request_id
 
-    def refuse(self, key_id: str, request_id: str) -> None:
+    def refuse(self, request_id: str) -> None:
         """Forget a body whose request was refused."""
-        bodies = self._by_key.get(key_id)
-        if bodies is not None:
-            bodies.pop(request_id, None)
-            if not bodies:
-                del self._by_key[key_id]
+        if (body := self._bodies.pop(request_id, None)) is None:
+            return
+        self._bytes_of[body.key_id] -= body.size_bytes
+        if not self._bytes_of[body.key_id]:
+            del self._bytes_of[body.key_id]
 
     def end(self, decision_id: UUID) -> None:
         """Forget the body of a decision that is settled."""
-        if (found := self._decided.pop(decision_id, None)) is not None:
-            self.refuse(*found)
+        if (request_id := self._decided.pop(decision_id, None)) is not None:
+            self.refuse(request_id)
+
+    def _has_room(self, key_id: str, size_bytes: int) -> bool:
+        of_key = self._bytes_of.get(key_id, 0) + size_bytes
+        return of_key <= MOST_BYTES_OF_A_KEY and sum(self._bytes_of.values()) + size_bytes <= MOST_BYTES_IN_ALL
 
     def _forget_stale(self) -> None:
         now_s = self._monotonic()
-        for key_id, bodies in list(self._by_key.items()):  # at most as many as MAX_LARGE_BODIES_IN_ALL
-            for request_id in [known for known, until_s in bodies.items() if until_s < now_s]:
-                self.refuse(key_id, request_id)
+        if now_s < self._swept_s + _SWEEP_S:
+            return
+        self._swept_s = now_s
+        for request_id, body in list(self._bodies.items()):
+            if body.until_s is not None and body.until_s < now_s:
+                self.refuse(request_id)

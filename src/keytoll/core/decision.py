@@ -134,9 +134,7 @@ MALFORMED_KEY = Denial(
 )
 UNKNOWN_KEY = Denial(Reason.UNKNOWN_KEY, "This API key does not exist or was deleted")
 UNAVAILABLE = Denial(Reason.UNAVAILABLE, "The gateway can't check API keys at the moment")
-TOO_MANY_LARGE = Denial(
-    Reason.TOO_MANY_LARGE, "Too many large requests of this API key are under way; try again when one has finished"
-)
+TOO_MANY_LARGE = Denial(Reason.TOO_MANY_LARGE, "Too many large requests are under way; try again when one has finished")
 UNCHARGEABLE = Denial(Reason.UNAVAILABLE, "The gateway can't record requests at the moment")
 
 
@@ -169,7 +167,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that is let through, with what settlement and the data plane need to know of it.
+    """A request that is let through, with what settlement and the data plane need to know of it. `many_answers`: it asks
+    for more than one, of which backends tell the running usage one by one, and only at the end the sum.
 
     `worst_nano` is what it holds until it is settled, None where that can't be bounded. `left_nano` is what is left of
     the key's limit beside that and what others hold, None if it has none.
@@ -181,6 +180,7 @@ class Admission:
     endpoint: Endpoint
     stream: bool
     wants_usage: bool
+    many_answers: bool
     admitted_at_us: int
     month: str
     worst_nano: int | None
@@ -270,6 +270,7 @@ def _admission(case: _Case) -> Admission | Denial:
         endpoint=case.endpoint,
         stream=facts.get("stream") is True,
         wants_usage=facts.get("include_usage") is True,
+        many_answers=_answers(facts) > 1,
         admitted_at_us=case.now_us,
         month=month,
         worst_nano=worst_nano,
@@ -282,16 +283,20 @@ def _left_nano(case: _Case, holds: KeyHolds) -> int | None:
     return left_beside_nano(quota=quota, totals=totals, holds=holds, month=case.month.name)
 
 
+def _answers(facts: Mapping[str, Scalar]) -> int:
+    return max((int(facts[name]) for name in _ANSWERS if name in facts), default=1)
+
+
 def _worst_nano(case: _Case, price: PriceVersion) -> int | None:
     facts, declared = case.request.facts, case.request.declared_bytes
-    limits = [int(facts[name]) for name in _LIMITS if name in facts]
+    limits = [int(facts[name]) for name in case.endpoint.limits if name in facts]
     return worst_case_nano(
         endpoint=case.endpoint,
         offer=case.offer,
         prices=price.prices,
         body_bytes=MAX_BODY_BYTES if declared is None else declared,
         output_limit=max(limits, default=None),
-        answers=max((int(facts[name]) for name in _ANSWERS if name in facts), default=1),
+        answers=_answers(facts),
     )
 
 

@@ -37,7 +37,8 @@ class Endpoint:
     `outputs`: it generates tokens. `text_in`, `text_out`: bytes that went in or came out tell roughly how many tokens
     they were, where a backend doesn't. `streams`: it knows `stream` at all. `stream_options`: a stream tells its usage
     only if `stream_options.include_usage` asks for it. `stores`: the backend keeps the answer unless `store` is false.
-    A `read` is answered by Keytoll itself: it holds nothing and leaves no row.
+    `limits` are the names by which it takes a limit on its output; backends ignore any other, so none of those may make a
+    hold smaller. A `read` is answered by Keytoll itself: it holds nothing and leaves no row.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Endpoint:
     body: Body = Body.JSON
     inputs: Inputs = Inputs.ONE
     outputs: bool = True
+    limits: tuple[str, ...] = ()
     text_in: bool = True
     text_out: bool = True
     streams: bool = False
@@ -54,9 +56,16 @@ class Endpoint:
 
 
 ENDPOINTS: dict[str, Endpoint] = {
-    "/v1/chat/completions": Endpoint("chat/completions", streams=True, stream_options=True),
-    "/v1/completions": Endpoint("completions", inputs=Inputs.UNBOUNDED, streams=True, stream_options=True),
-    "/v1/responses": Endpoint("responses", streams=True, stores=True),
+    "/v1/chat/completions": Endpoint(
+        "chat/completions",
+        limits=("max_tokens", "max_completion_tokens"),
+        streams=True,
+        stream_options=True,
+    ),
+    "/v1/completions": Endpoint(
+        "completions", inputs=Inputs.UNBOUNDED, limits=("max_tokens",), streams=True, stream_options=True
+    ),
+    "/v1/responses": Endpoint("responses", limits=("max_output_tokens",), streams=True, stores=True),
     "/v1/embeddings": Endpoint("embeddings", inputs=Inputs.MANY, outputs=False, text_out=False),
     "/v1/rerank": Endpoint("rerank", inputs=Inputs.PAIRS, outputs=False, text_out=False),
     "/v1/moderations": Endpoint("moderations", inputs=Inputs.MANY, outputs=False, text_out=False),

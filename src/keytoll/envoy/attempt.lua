@@ -43,7 +43,7 @@ local function path_for(handle, base)
   local ours = metadata:get(OURS)
   local path = ours and ours["path"]
   if not path then
-    path = handle:headers():get(":path")
+    path = string.match(handle:headers():get(":path"), "^[^?]*") -- a query could mean something to a backend
     metadata:set(OURS, "path", path)
   end
   if string.sub(path, 1, 4) == "/v1/" then return base .. string.sub(path, 4) end

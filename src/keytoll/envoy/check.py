@@ -21,6 +21,7 @@ from keytoll.admission.cache import MISS, KeyCache
 from keytoll.admission.holds import HoldBook
 from keytoll.core.decision import (
     MALFORMED_KEY,
+    MAX_BODY_BYTES,
     TOO_MANY_LARGE,
     UNAVAILABLE,
     UNCHARGEABLE,
@@ -162,7 +163,7 @@ class CheckHandler:
         verdict = self._decide(attributes, stored, digest)
         if _is_held(verdict) and self._book.waiting(stored.key.id) < _MOST_WAITING:
             return self._after_release(attributes, started_s, verdict, stored, digest)
-        return self._conclude(attributes, started_s, verdict, stored)
+        return self._conclude(attributes, started_s, verdict)
 
     async def _after_release(
         self, attributes: AttributeContext, started_s: float, verdict: Verdict, stored: StoredKey, digest: bytes
@@ -178,17 +179,21 @@ class CheckHandler:
                     verdict = self._decide(attributes, stored, digest)
         except (TimeoutError, StoreUnavailable):
             pass
-        return self._conclude(attributes, started_s, verdict, stored)
+        return self._conclude(attributes, started_s, verdict)
 
     def _judge_headers(self, attributes: AttributeContext, started_s: float, stored: StoredKey, digest: bytes) -> bytes:
         account, request = self._account(stored, digest), _request(attributes)
         denial = decide_by_headers(account=account, request=request, rules=self._rules(), now_us=self._clock())
-        if denial is None and not self._bodies.begin(stored.key.id, _request_id(attributes)):
+        if denial is None and not self._takes_body(attributes, stored.key.id):
             denial = TOO_MANY_LARGE
         if denial is not None:
             return self._finish(attributes, started_s, _denied(denial), denial.reason)
         # It decides nothing yet: the full Check follows, and is counted.
         return self._finish(attributes, started_s, _known(), None)
+
+    def _takes_body(self, attributes: AttributeContext, key_id: str) -> bool:
+        declared = _request(attributes).declared_bytes
+        return self._bodies.begin(key_id, _request_id(attributes), MAX_BODY_BYTES if declared is None else declared)
 
     def _decide(self, attributes: AttributeContext, stored: StoredKey, digest: bytes) -> Verdict:
         account, request = self._account(stored, digest), _request(attributes)
@@ -197,10 +202,10 @@ class CheckHandler:
     def _account(self, stored: StoredKey, digest: bytes) -> Account:
         return Account(stored.key, stored.totals, self._book.of(stored.key.id), digest != stored.key.digest)
 
-    def _conclude(self, attributes: AttributeContext, started_s: float, verdict: Verdict, stored: StoredKey) -> bytes:
+    def _conclude(self, attributes: AttributeContext, started_s: float, verdict: Verdict) -> bytes:
         if isinstance(verdict, Admission):
             return self._admit(attributes, started_s, verdict)
-        self._bodies.refuse(stored.key.id, _request_id(attributes))
+        self._bodies.refuse(_request_id(attributes))
         if isinstance(verdict, Read):
             return self._finish(attributes, started_s, _read(verdict), Reason.ALLOWED)
         return self._finish(attributes, started_s, _denied(verdict), verdict.reason)
@@ -208,21 +213,19 @@ class CheckHandler:
     def _admit(self, attributes: AttributeContext, started_s: float, admission: Admission) -> bytes:
         """Hold and answer; nothing is awaited between the decision and the hold, so no other Check comes in between."""
         if (obstacle := self._obstacle()) is not None:
-            return self._refuse_unchargeable(attributes, started_s, obstacle, admission)
+            return self._refuse_unchargeable(attributes, started_s, obstacle)
         entry = _entry(admission, uuid7(admission.admitted_at_us, self._random(10)))
         try:
             self._book.place(entry)
         except OSError as error:
-            return self._refuse_unchargeable(attributes, started_s, str(error), admission)
-        self._bodies.decide(entry.key_id, _request_id(attributes), entry.decision_id)
+            return self._refuse_unchargeable(attributes, started_s, str(error))
+        self._bodies.decide(_request_id(attributes), entry.decision_id)
         answer = _admitted(admission, entry)
         return self._finish(attributes, started_s, answer, Reason.ALLOWED)
 
-    def _refuse_unchargeable(
-        self, attributes: AttributeContext, started_s: float, problem: str, admission: Admission
-    ) -> bytes:
+    def _refuse_unchargeable(self, attributes: AttributeContext, started_s: float, problem: str) -> bytes:
         _log.error("not_admitted", problem=problem)
-        self._bodies.refuse(admission.key.id, _request_id(attributes))
+        self._bodies.refuse(_request_id(attributes))
         return self._finish(attributes, started_s, _denied(UNCHARGEABLE), UNCHARGEABLE.reason)
 
     def _finish(
@@ -362,7 +365,8 @@ def _data_plane_orders(admission: Admission) -> dict[str, str | float | bool]:
         "body": endpoint.body.value,
         "include_usage": asks,
         "strip_usage": asks and not admission.wants_usage,
-        "running_usage": asks and offer.running_usage,
+        "running_usage": asks and offer.running_usage and not admission.many_answers,
+        "no_running_usage": asks and admission.many_answers,
         "store_false": endpoint.stores,
     }
     if offer.upstream_model is not None:

@@ -4,7 +4,8 @@
 --   pool            the cluster to route to               retries       further members of that pool
 --   body            "json", "form", or "none": no body     upstream_model  the model's name at the backends, if all agree
 --   include_usage   ask for a stream's usage              strip_usage   ... and hide the chunk that answers it
---   running_usage   ask for the usage so far as well      store_false   send `store: false`
+--   running_usage   ask for the usage so far as well      no_running_usage  ... or don't: of several answers it is no sum
+--   store_false     send `store: false`
 --
 -- On the way in it refuses ambiguous spellings, splices the body byte-faithfully, and with its LAST line opens the route.
 -- A Lua error lets a request go on: so nothing but that last line may set x-kt-route, without which nothing is routed.
@@ -12,7 +13,7 @@
 
 local find, byte, sub, lower, match = string.find, string.byte, string.sub, string.lower, string.match
 local CHECK, OURS = "envoy.filters.http.ext_authz", "kt.lua"
-local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 34, 92, 44, 123, 125, 91
+local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 34, 92, 44, 123, 125, 91, 93
 
 -- JSON text -----------------------------------------------------------------------------------------------------------
 -- Envoy's own parser has accepted the body before; this finds where things stand in it. Indices are 1-based and inclusive.
@@ -28,10 +29,21 @@ local TOP = {
   store = "[fn]", background = "[fn]", previous_response_id = ABSENT, conversation = ABSENT, prompt = '["%[n]',
   -- Other names for a token limit or a price, which some backend obeys and nothing here counts by.
   generation_config = ABSENT, n_predict = ABSENT, num_predict = ABSENT, max_new_tokens = ABSENT, models = ABSENT,
-  service_tier = '["n]', web_search_options = ABSENT,
+  service_tier = '["n]', web_search_options = ABSENT, plugins = ABSENT, encoding_format = '["n]',
+  -- What would be served then is not the model that is priced, or not in one context that is known.
+  chat_template = ABSENT, chat_template_kwargs = "[{n]", lora_path = ABSENT, session_params = ABSENT,
+  kv_transfer_params = ABSENT, tools = "[%[n]",
 }
 local OPTIONS = {include_usage = BOOLEAN, continuous_usage_stats = BOOLEAN}
-local TIERS = {["null"] = true, ['"auto"'] = true, ['"default"'] = true} -- others cost more
+-- Of some names only these values: other tiers cost more; of other formats the usage can't be read.
+local VALUES = {
+  service_tier = {["null"] = true, ['"auto"'] = true, ['"default"'] = true},
+  encoding_format = {["null"] = true, ['"float"'] = true, ['"base64"'] = true},
+}
+-- A backend's own tools search, run and store at a price of their own, and read what is kept in the shared account.
+local TOOL = {type = '"'}
+local TOOLS = {['"function"'] = true, ['"custom"'] = true}
+local TEMPLATE = {chat_template = ABSENT}
 
 -- Index after the string that opens at i.
 local function after_string(s, i)
@@ -120,7 +132,7 @@ local function set_member(edits, open, count, span, name, text)
 end
 
 -- Ask for the usage of a stream, keeping whatever other options there are. Returns the new count, or nil if that can't be.
-local function ask_for_usage(edits, s, open, count, span, running)
+local function ask_for_usage(edits, s, open, count, span, running, not_running)
   if not span or sub(s, span[1], span[2]) == "null" then
     local options = running and '{"include_usage":true,"continuous_usage_stats":true}' or '{"include_usage":true}'
     return set_member(edits, open, count, span, "stream_options", options)
@@ -129,9 +141,9 @@ local function ask_for_usage(edits, s, open, count, span, running)
   local inner, inner_count = members(s, span[1], OPTIONS)
   if not inner then return nil end
   inner_count = set_member(edits, span[1], inner_count, inner.include_usage, "include_usage", "true")
-  if running then
-    set_member(edits, span[1], inner_count, inner.continuous_usage_stats, "continuous_usage_stats", "true")
-  end
+  local stats = inner.continuous_usage_stats
+  if running then set_member(edits, span[1], inner_count, stats, "continuous_usage_stats", "true") end
+  if not_running and stats then set_member(edits, span[1], inner_count, stats, "continuous_usage_stats", "false") end
   return count
 end
 
@@ -155,6 +167,32 @@ local function apply(s, edits, span)
   return table.concat(out), span and {first, last}
 end
 
+-- Whether all elements of the array that opens at i are tools that the caller runs.
+local function only_callers_tools(s, i)
+  i = find(s, "[^ \t\r\n]", i + 1)
+  while i and byte(s, i) == OPEN_OBJECT do
+    local spans = members(s, i, TOOL)
+    local kind = spans and spans.type
+    if not kind or not TOOLS[sub(s, kind[1], kind[2])] then return false end
+    i = find(s, "[^ \t\r\n]", after_nested(s, i))
+    if byte(s, i) == COMMA then i = find(s, "[^ \t\r\n]", i + 1) end
+  end
+  return i and byte(s, i) == CLOSE_ARRAY
+end
+
+-- The name of a top-level member whose value is not supported, if there is one.
+local function fault_inside(s, spans)
+  for name, values in pairs(VALUES) do
+    local span = spans[name]
+    if span and not values[sub(s, span[1], span[2])] then return name end
+  end
+  local tools, kwargs = spans.tools, spans.chat_template_kwargs
+  if tools and byte(s, tools[1]) == OPEN_ARRAY and not only_callers_tools(s, tools[1]) then return "tools" end
+  if kwargs and byte(s, kwargs[1]) == OPEN_OBJECT and not members(s, kwargs[1], TEMPLATE) then
+    return "chat_template_kwargs"
+  end
+end
+
 -- The body as the backend shall get it and the span of the model's name in it; or nil and the name at fault.
 function edit(s, orders)
   local open = find(s, "{", 1, true)
@@ -162,11 +200,12 @@ function edit(s, orders)
   local spans, count, close = members(s, open, TOP)
   if not spans then return nil, count end
   if find(s, "[^ \t\r\n]", close + 1) then return nil end -- Envoy's parser stops at a NUL, others may read on
-  local tier = spans.service_tier
-  if tier and not TIERS[sub(s, tier[1], tier[2])] then return nil, "service_tier" end
+  local fault = fault_inside(s, spans)
+  if fault then return nil, fault end
   local edits = {}
   if orders.include_usage then
-    count = ask_for_usage(edits, s, open, count, spans.stream_options, orders.running_usage)
+    count = ask_for_usage(edits, s, open, count, spans.stream_options, orders.running_usage,
+      orders.no_running_usage)
     if not count then return nil, "stream_options" end
   end
   if orders.store_false then count = set_member(edits, open, count, spans.store, "store", "false") end
@@ -246,7 +285,7 @@ function envoy_on_request(handle)
   local pool, retries, kind = check["pool"], check["retries"], check["body"]
   if kind == "json" then
     local orders = {}
-    for _, name in ipairs {"include_usage", "running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
+    for _, name in ipairs {"include_usage", "running_usage", "no_running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
     if not rewrite(handle, orders) then return end
     keep_only(handle:headers(), REQUEST_HEADERS)
     handle:headers():replace("content-type", "application/json") -- a charset would make it another document
