@@ -4,7 +4,7 @@ Posting is idempotent by decision id, so a source may repeat itself, and the two
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
@@ -72,6 +72,14 @@ class Settlement:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    def void(self, request_ids: Iterable[str]) -> None:
+        """End the holds of requests that ended at Envoy before Check's answer came: they didn't run and cost nothing.
+
+        Unknown ids, and those that were told before, have no effect.
+        """
+        for request_id in request_ids:
+            self._book.void_request(request_id)
 
     async def give_up(self, entries: Sequence[Entry]) -> Posted:
         """Post decisions whose log entries never came as unsettled, and end their holds."""

@@ -95,6 +95,42 @@ def test_a_voided_request_is_not_counted_and_voiding_twice_is_harmless(tmp_path:
     assert (len(book), book.of("key_1"), ended) == (0, KeyHolds(), [entry(1).decision_id])
 
 
+async def test_a_request_is_voided_by_envoys_id_of_it_also_after_a_restart(tmp_path: Path) -> None:
+    book = await book_in(tmp_path)
+    for number in (1, 2, 3):
+        book.place(entry(number), request_id=f"r{number}")
+    book.void_request("r1")
+    book.void_request("r1")
+    book.void_request("never heard of")
+    assert book.of("key_1").in_all.count == 2
+    again = await book_in(tmp_path, None, entry(3))
+    again.void_request("r1")
+    again.void_request("r2")
+    again.void_request("r3")
+    assert (len(again), again.of("key_1")) == (0, KeyHolds())
+    assert len(await book_in(tmp_path, None, entry(3))) == 0
+
+
+async def test_a_settled_request_is_no_longer_known_by_its_id_and_one_without_an_id_never_was(tmp_path: Path) -> None:
+    book = await book_in(tmp_path)
+    book.place(entry(1), request_id="r")
+    book.end([entry(1).decision_id])
+    book.place(entry(2))
+    book.void_request("r")
+    book.void_request("")
+    assert book.older_than(-1) == [entry(2)]
+
+
+@pytest.mark.parametrize("damaged", [b"5", b"null", b"[]", b'{"a": 1}'])
+async def test_an_unreadable_request_id_costs_no_hold(tmp_path: Path, damaged: bytes) -> None:
+    (await book_in(tmp_path)).place(entry(1), request_id="r")
+    (segment,) = tmp_path.iterdir()
+    segment.write_bytes(segment.read_bytes().replace(b'"r"', damaged))
+    again = await book_in(tmp_path)
+    again.void_request("r")
+    assert again.older_than(-1) == [entry(1)]
+
+
 def test_segments_are_removed_when_nothing_in_them_is_under_way(tmp_path: Path) -> None:
     file, _ = opened(tmp_path, segment_lines=10)
     for number in range(95):

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from settlement.conftest import NOW_US, Desk
-from settlement.lines import als_message, amount, check, decision, line
+from settlement.lines import als_message, amount, check, decision, gone_line, line
 
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.judging import Told, told_by_als, told_by_line
@@ -17,7 +17,7 @@ from fuzz.mutations import JSON, PROTOBUF, mutated
 from fuzz.reporting import any_als_message, gathering
 from keytoll.core.ledger import Charge
 from keytoll.envoy.als import AlsSink
-from keytoll.envoy.entries import UnreadableEntry, from_journal
+from keytoll.envoy.entries import Gone, UnreadableEntry, from_journal
 from keytoll.settlement import Logged
 
 SOUND = 10_000_000
@@ -29,7 +29,9 @@ _FLUSH_EACH = 500
 
 
 def any_line(rng: Random, number: int) -> bytes:
-    """Return a valid line of a decision of its own: plain, streamed, refused, cut, or without any usage."""
+    """Return a valid line of a decision of its own: plain, streamed, refused, cut, gone, or without any usage."""
+    if rng.random() < 0.05:
+        return gone_line(f"request {number}").rstrip(b"\n")
     stream = {"stream": {"events": rng.randrange(50), "bytes": 900.0}}
     unbounded = check(number, hold_nano="unbounded")
     changes: dict[str, Any] = rng.choice(
@@ -62,7 +64,7 @@ def test_a_mutated_line_is_an_entry_or_unreadable() -> None:
                 found = from_journal(message)
             except UnreadableEntry:
                 continue
-            assert found is None or isinstance(found, Logged)
+            assert found is None or isinstance(found, Logged | Gone)
 
 
 async def test_a_mutated_journal_is_read_to_its_end_and_only_what_is_valid_is_charged(

@@ -52,6 +52,11 @@ def line(number: int, **changes: Any) -> bytes:
     return json.dumps(record(number, **changes)).encode() + b"\n"
 
 
+def gone_line(request_id: Any, **changes: Any) -> bytes:
+    """Tells that a request ended before Envoy had Check's answer."""
+    return json.dumps({"v": 1, "type": "DownstreamEnd", "gone": request_id, **changes}).encode() + b"\n"
+
+
 def amount(number: int) -> int:
     return 10 * 4_000 + number * 12_000
 

@@ -14,12 +14,12 @@ from keytoll.losses import LossDetector
 from keytoll.settlement import Logged
 from keytoll.store.base import Batch, Posted, StoreUnavailable
 from settlement.conftest import NOW_US, PRICES, Desk
-from settlement.lines import als_entry, als_message, charge, decision, line
+from settlement.lines import als_entry, als_message, charge, decision, gone_line, line
 
 
 def logged(number: int) -> Logged:
     item = from_journal(line(number))
-    assert item is not None
+    assert isinstance(item, Logged)
     return item
 
 
@@ -120,6 +120,39 @@ async def test_settling_a_request_ends_its_hold_and_its_spending_takes_the_holds
     await desk.settlement.post([logged(1)])
     assert desk.book.of("key_1").in_all.count == 0
     assert len((await desk.restarted()).book) == 0
+
+
+def placed(desk: Desk, *numbers: int) -> None:
+    for number in numbers:
+        entry = replace(logged(number).entry, status=0, attempts=0, reported=None)
+        desk.book.place(entry, request_id=f"request {number}")
+
+
+async def test_what_ended_before_checks_answer_came_holds_nothing_and_costs_nothing(desk: Desk) -> None:
+    placed(desk, 1, 2, 3)
+    (desk.folder / "journal.jsonl").write_bytes(gone_line("request 1") + line(2) + gone_line("request 1"))
+    await desk.catch_up()
+    assert [entry.decision_id for entry in desk.book.older_than(-1)] == [decision(3)]
+    assert await desk.charges() == [charge(2)]
+    assert [desk.counted(outcome) for outcome in ("settled", "unreadable")] == [1, 0]
+    desk = await desk.restarted()
+    with (desk.folder / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"v":1,"type":"Downstr' + gone_line("request 3"))  # after a line that a crash cut
+    await desk.catch_up()
+    assert len(desk.book) == 0
+    assert await desk.charges() == [charge(2)]
+
+
+async def test_a_request_of_which_nothing_is_held_may_be_gone_too_and_garbage_voids_nothing(desk: Desk) -> None:
+    """Whoever breaks off a request that Check would have refused has such a line as well."""
+    placed(desk, 1)
+    strange = [None, "", "unknown", 5, True, [], ["request 1"], {"a": "request 1"}, "request 1" * 100, "\ud800", "\0"]
+    early = gone_line("request 1", type="DownstreamStart")
+    (desk.folder / "journal.jsonl").write_bytes(b"".join(map(gone_line, strange)) + early)
+    await desk.catch_up()
+    assert len(desk.book) == 1
+    assert desk.counted("unreadable") == 0
+    assert await desk.charges() == []
 
 
 async def test_a_decision_that_was_never_logged_is_unsettled_and_corrected_if_its_entry_comes_after_all(

@@ -31,6 +31,7 @@ class AdmissionsFile:
         self._segment_lines = segment_lines
         self._under_way: dict[int, int] = {}
         self._segment_of: dict[UUID, int] = {}
+        self._request_of: dict[UUID, str] = {}
         self._voided_by: dict[int, set[int]] = {}
         """The later segments that void admissions of a segment: they must outlast it, or a restart would hold those."""
         self._active = 0
@@ -49,11 +50,15 @@ class AdmissionsFile:
         self._remove_idle()
         return list(found.values())
 
-    def append(self, entry: Entry) -> None:
-        """Keep an admission."""
+    def request_of(self, decision_id: UUID) -> str:
+        """Return Envoy's id of the request of an admission that `open` returned; empty if it isn't known."""
+        return self._request_of.get(decision_id, "")
+
+    def append(self, entry: Entry, *, request_id: str = "") -> None:
+        """Keep an admission, with Envoy's id of its request."""
         if self._lines >= self._segment_lines:
             self._begin(self._active + 1)
-        self._write(_admission_line(entry))
+        self._write(_admission_line(entry, request_id))
         self._note(entry.decision_id, self._active)
 
     def void(self, decision_id: UUID) -> None:
@@ -87,13 +92,15 @@ class AdmissionsFile:
             if "void" in record:
                 self._replay_void(UUID(record["void"]), number, found)
                 return
-            entry = _entry(record)
+            entry, request_id = _entry(record), _request_id(record)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # Cut by a crash or a full disk in the middle of its write: its Check was never answered.
             _log.warning("admission_unreadable", segment=number, bytes=len(line))
             return
         found[entry.decision_id] = entry
         self._note(entry.decision_id, number)
+        if request_id:
+            self._request_of[entry.decision_id] = request_id
 
     def _replay_void(self, decision_id: UUID, number: int, found: dict[UUID, Entry]) -> None:
         """Forget an admission, but remove no segment yet: this one may hold others, which are not read so far."""
@@ -115,6 +122,7 @@ class AdmissionsFile:
 
     def _forget(self, decision_id: UUID) -> int | None:
         """Count an admission no more, and return its segment."""
+        self._request_of.pop(decision_id, None)
         number = self._segment_of.pop(decision_id, None)
         if number is not None:
             self._under_way[number] -= 1
@@ -158,7 +166,7 @@ class AdmissionsFile:
         return self._folder / f"admissions-{number:09d}.jsonl"
 
 
-def _admission_line(entry: Entry) -> bytes:
+def _admission_line(entry: Entry, request_id: str) -> bytes:
     record = {
         "id": entry.decision_id.hex,
         "key": entry.key_id,
@@ -169,6 +177,7 @@ def _admission_line(entry: Entry) -> bytes:
         "at_us": entry.admitted_at_us,
         "month": entry.month,
         "hold": entry.hold_nano,
+        "req": request_id,
     }
     return json.dumps(record, ensure_ascii=False).encode()
 
@@ -196,6 +205,12 @@ def _entry(record: dict[str, object]) -> Entry:
         reported=None,
         hold_nano=hold,
     )
+
+
+def _request_id(record: dict[str, object]) -> str:
+    """Return the request's id. One that can't be read costs no hold: it only means that nothing voids it by that id."""
+    request_id = record.get("req")
+    return request_id if isinstance(request_id, str) else ""
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

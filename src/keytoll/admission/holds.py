@@ -19,6 +19,7 @@ _AT_ONCE = 1000
 @dataclass(frozen=True, slots=True)
 class _Hold:
     entry: Entry
+    request_id: str
     placed_s: float  # monotonic: a clock that steps must neither end a hold early nor keep it for ever
 
 
@@ -40,6 +41,7 @@ class HoldBook:
         self._on_end = on_end
         self._holds: dict[UUID, _Hold] = {}
         self._by_key: dict[str, KeyHolds] = {}
+        self._by_request: dict[str, UUID] = {}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
 
     def __len__(self) -> int:
@@ -54,10 +56,13 @@ class HoldBook:
         """Return what the requests under way of a key hold."""
         return self._by_key.get(key_id, _NOTHING)
 
-    def place(self, entry: Entry) -> None:
-        """Hold a request's worst case. Raises OSError, and nothing is held, where that can't be written down first."""
-        self._file.append(entry)
-        self._add(entry)
+    def place(self, entry: Entry, *, request_id: str = "") -> None:
+        """Hold a request's worst case. Raises OSError, and nothing is held, where that can't be written down first.
+
+        `request_id` is Envoy's own id of the request, by which `void_request` knows it; empty if there is none.
+        """
+        self._file.append(entry, request_id=request_id)
+        self._add(entry, request_id)
 
     async def restore(self, store: LedgerStore) -> None:
         """Open the admissions file, and hold again what an earlier process had admitted and the ledger doesn't know."""
@@ -69,13 +74,19 @@ class HoldBook:
                 if entry.decision_id in settled:
                     self._file.end(entry.decision_id)
                 else:
-                    self._add(entry)
+                    self._add(entry, self._file.request_of(entry.decision_id))
 
     def void(self, decision_id: UUID) -> None:
         """End the hold of a request whose Check was given up by Envoy before its answer: it will never be logged."""
         if self._drop(decision_id):
             with suppress(OSError):  # a restart would hold it again, and in time it would be found unsettled
                 self._file.void(decision_id)
+
+    def void_request(self, request_id: str) -> None:
+        """End the hold of a request that ended at Envoy before Check's answer came; of others nothing is held."""
+        decision_id = self._by_request.get(request_id)
+        if decision_id is not None:
+            self.void(decision_id)
 
     def end(self, decision_ids: Iterable[UUID]) -> None:
         """End the holds of requests that the ledger has taken over."""
@@ -115,8 +126,10 @@ class HoldBook:
         """Return how many wait for a hold of the key to end."""
         return len(self._waiting.get(key_id, ()))
 
-    def _add(self, entry: Entry) -> None:
-        self._holds[entry.decision_id] = _Hold(entry, self._monotonic())
+    def _add(self, entry: Entry, request_id: str) -> None:
+        self._holds[entry.decision_id] = _Hold(entry, request_id, self._monotonic())
+        if request_id:
+            self._by_request[request_id] = entry.decision_id
         self._by_key[entry.key_id] = self.of(entry.key_id).plus(entry.month, entry.hold_nano)
 
     def _drop(self, decision_id: UUID) -> bool:
@@ -124,6 +137,8 @@ class HoldBook:
         if hold is None:
             return False
         self._on_end(decision_id)
+        if self._by_request.get(hold.request_id) == decision_id:
+            del self._by_request[hold.request_id]
         entry = hold.entry
         left = self.of(entry.key_id).minus(entry.month, entry.hold_nano)
         if left.in_all.count:

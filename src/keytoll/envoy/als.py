@@ -16,7 +16,11 @@ _KEPT_TEXT = 4096
 
 
 class AlsSink:
-    """Settles the entries of each message before the next one is read from its stream."""
+    """Settles the entries of each message before the next one is read from its stream.
+
+    Of a request that ended before Envoy had Check's answer ALS tells nothing that Keytoll would know it by, as the journal
+    does; its hold stays until the loss detector finds it unsettled, after the longest time that a request may take.
+    """
 
     def __init__(self, settlement: Settlement, *, clock: Callable[[], int]) -> None:
         self._settlement = settlement

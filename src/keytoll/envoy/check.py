@@ -216,7 +216,7 @@ class CheckHandler:
             return self._refuse_unchargeable(attributes, started_s, obstacle)
         entry = _entry(admission, uuid7(admission.admitted_at_us, self._random(10)))
         try:
-            self._book.place(entry)
+            self._book.place(entry, request_id=_request_id(attributes))
         except OSError as error:
             return self._refuse_unchargeable(attributes, started_s, str(error))
         self._bodies.decide(_request_id(attributes), entry.decision_id)

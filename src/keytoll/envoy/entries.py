@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,13 @@ class UnreadableEntry(ValueError):
     """The entry isn't one of ours or lacks what settlement needs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A request that ended before Envoy had Check's answer, so that it didn't run, by Envoy's own id of it."""
+
+    request_id: str
+
+
 def settlement_facts(entry: Entry, prices: Prices) -> dict[str, str | float | bool]:
     """Return what a log entry must carry back, as Check's metadata. Large numbers are text: Envoy's are doubles."""
     return {
@@ -53,12 +61,14 @@ def settlement_facts(entry: Entry, prices: Prices) -> dict[str, str | float | bo
     }
 
 
-def from_journal(line: bytes) -> Logged | None:
-    """Return the entry of one line of the journal; None if the request isn't over yet. Raises UnreadableEntry."""
+def from_journal(line: bytes) -> Logged | Gone | None:
+    """Return what one line of the journal tells; None if its request isn't over yet, or has no id. Raises UnreadableEntry."""
     with _unreadable():
         record = json.loads(line)
         if record["type"] != "DownstreamEnd":
             return None
+        if "gone" in record:
+            return _gone(record["gone"])
         return Logged(
             prices=_prices(record["check"]),
             entry=_entry(
@@ -106,6 +116,7 @@ def _unreadable() -> Iterator[None]:
 
 
 _UNBOUNDED = "unbounded"
+_MAX_REQUEST_ID = 64
 _WHOLE = re.compile(r"\d{1,19}", re.ASCII)
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
 _MAX_RATE = 1_000_000
@@ -140,6 +151,10 @@ def _entry(
         hold_nano=None if hold == _UNBOUNDED else _whole(hold),
         rates=_rates(_text(check, "rates")),
     )
+
+
+def _gone(request_id: Any) -> Gone | None:
+    return Gone(request_id) if isinstance(request_id, str) and 0 < len(request_id) <= _MAX_REQUEST_ID else None
 
 
 def _prices(check: Mapping[str, Any]) -> Prices:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from keytoll.envoy.entries import UnreadableEntry, from_journal
+from keytoll.envoy.entries import Gone, UnreadableEntry, from_journal
 from keytoll.envoy.segments import JournalFile, confirmed, journal_files, whole_lines
 from keytoll.metrics import Metrics
 from keytoll.settlement import Logged, Settlement
@@ -142,14 +142,17 @@ class JournalFollower:
         chunk = whole_lines(file, offset)
         if not chunk:
             return False
-        logged, rejected = self._parse(chunk)
+        logged, gone, rejected = self._parse(chunk)
+        self._settlement.void(item.request_id for item in gone)
         position = Position(file.identity, offset + len(chunk))
         await self._settlement.post(logged, rejected=rejected, positions=(position,))
         self._offsets[file.identity] = position.offset
         return True
 
-    def _parse(self, chunk: bytes) -> tuple[list[Logged], list[Rejected]]:
-        logged, rejected = [], []
+    def _parse(self, chunk: bytes) -> tuple[list[Logged], list[Gone], list[Rejected]]:
+        logged: list[Logged] = []
+        gone: list[Gone] = []
+        rejected: list[Rejected] = []
         for line in _lines(chunk):
             try:
                 item = from_journal(line)
@@ -157,9 +160,11 @@ class JournalFollower:
                 text = line[:_KEPT_TEXT].decode(errors="replace")
                 rejected.append(Rejected(f"unreadable journal line ({error})", text, self._clock()))
                 item = _after_torn(line)
-            if item is not None:
+            if isinstance(item, Logged):
                 logged.append(item)
-        return logged, rejected
+            elif item is not None:
+                gone.append(item)
+        return logged, gone, rejected
 
     async def _forget_gone(self, files: Sequence[JournalFile]) -> None:
         """Drop the positions of files that were here and are gone. Those never seen here may be another journal's."""
@@ -198,8 +203,8 @@ def _lines(chunk: bytes) -> Iterator[bytes]:
     return (line for line in chunk.split(b"\n") if line.strip())
 
 
-def _after_torn(line: bytes) -> Logged | None:
-    """Return the entry at the end of a line that begins with a torn one.
+def _after_torn(line: bytes) -> Logged | Gone | None:
+    """Return what is told at the end of a line that begins with a torn one.
 
     A disk that fills up, or a SIGKILL, can leave part of a line, and Envoy appends the next entry to that. It begins at
     a brace and ends the line; what begins inside it ends before the line does, so nothing else there is an entry.
