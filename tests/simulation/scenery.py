@@ -83,6 +83,14 @@ def draw_catalog(random: Random, at_us: int) -> tuple[dict[str, Served], Offers]
     return served, MappingProxyType({name: _offer(name, each) for name, each in served.items()})
 
 
+OBEYED = {
+    "chat/completions": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+"""The names of limits that an endpoint obeys. Any other name is ignored by backends, and must be by Keytoll."""
+
+
 def draw_asked(random: Random) -> Asked:
     """Draw a request."""
     endpoint = random.choices(tuple(ENDPOINTS), (60, 8, 12, 6, 6))[0]
@@ -91,7 +99,7 @@ def draw_asked(random: Random) -> Asked:
     limit = random.choice((0, random.randrange(1, 60), random.randrange(1, 400), 10**15))
     limits = (limit, random.randrange(100))[: random.choices((0, 1, 2), (3, 6, 1))[0]]
     answers = (random.choice((0, 1, 2, 4)),) if random.random() < 0.2 else ()
-    return Asked(endpoint, body_bytes, limits, answers)
+    return Asked(endpoint, body_bytes, limits[: len(OBEYED.get(endpoint, ()))], answers)
 
 
 def draw_outcome(random: Random, asked: Asked, served: Served) -> Outcome:

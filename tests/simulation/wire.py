@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry, StreamAccessLogsMessage
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
 from simulation.model import Asked, Outcome
+from simulation.scenery import OBEYED
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _ANSWERS = ("n", "best_of")
@@ -25,7 +26,9 @@ def check_request(secret: str, model: str, asked: Asked, request_id: str) -> byt
     if asked.body_bytes is not None:
         http.headers["content-length"] = str(asked.body_bytes)
     facts: dict[str, Any] = {"model": model}
-    facts |= dict(zip(_LIMITS, map(float, asked.limits), strict=False))
+    obeyed = OBEYED.get(asked.endpoint, ())
+    facts |= dict.fromkeys(set(_LIMITS) - set(obeyed), 1.0)
+    facts |= dict(zip(obeyed, map(float, asked.limits), strict=False))
     facts |= dict(zip(_ANSWERS, map(float, asked.answers), strict=False))
     message.attributes.context_extensions["kind"] = "full"
     message.attributes.metadata_context.filter_metadata["kt.req"].update(facts)
