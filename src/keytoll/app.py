@@ -121,6 +121,7 @@ class _Keytoll:
             activate=self._activate,
             on_refused=metrics.catalog_reloads.labels("refused").inc,
         )
+        metrics.holds.set_function(lambda: len(self.book))
         self.rules: Rules | None = None
         self.not_ready: Sequence[str] = ("starting",)
 
@@ -210,7 +211,6 @@ class _Keytoll:
             problems += [f"admission: {self.guard.problem}"] if self.guard.problem is not None else []
             self.not_ready = problems
             self.metrics.cache_size.set(len(self.cache))
-            self.metrics.holds.set(len(self.book))
             await asyncio.sleep(_WATCH_S)
 
 
