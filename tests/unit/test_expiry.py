@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keytoll.core.errors import InvalidValue
-from keytoll.core.expiry import MAX_INSTANT_US, format_timestamp, parse_expiry, parse_since, parse_timestamp
+from keytoll.core.expiry import (
+    MAX_INSTANT_US,
+    format_timestamp,
+    parse_expiry,
+    parse_since,
+    parse_timestamp,
+    parse_until,
+)
 from keytoll.core.months import to_us
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -142,6 +149,17 @@ def test_since_counts_back_and_a_date_is_its_start() -> None:
     assert since("1999-12-31T00:00:00Z") == "1999-12-31T00:00:00Z"
     with pytest.raises(InvalidValue, match="real date"):
         since("3000y")
+
+
+def test_until_counts_back_and_a_date_is_its_end() -> None:
+    def until(text: str) -> str:
+        return format_timestamp(parse_until(text, now_us=NOW_US, zone=SHANGHAI))
+
+    assert until("12h") == "2026-11-27T00:00:00Z"
+    assert until("2026-10-31") == "2026-10-31T16:00:00Z"
+    assert until("2026-10-31T18:00") == "2026-10-31T10:00:00Z"
+    with pytest.raises(InvalidValue, match="until: must be a duration"):
+        until("tomorrow")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ def parse_since(text: str, *, now_us: int, zone: ZoneInfo, field: str = "since")
     return _parse(text, now_us=now_us, zone=zone, field=field, sign=-1, through_day=False)
 
 
+def parse_until(text: str, *, now_us: int, zone: ZoneInfo, field: str = "until") -> int:
+    """Return the instant that `text` means as an end: as `parse_since`, but a date is the instant after its last."""
+    return _parse(text, now_us=now_us, zone=zone, field=field, sign=-1, through_day=True)
+
+
 def parse_timestamp(text: str, *, field: str) -> int:
     """Return the microseconds of a strict RFC 3339 timestamp with an offset; digits beyond microseconds are cut off."""
     match = _TIME.fullmatch(text)
