@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from keytoll.admission.cache import MISS, KeyCache
 from keytoll.core.holds import KeyHolds
 from keytoll.core.ids import uuid7
-from keytoll.core.keys import digest_of
 from keytoll.core.ledger import Charge, Entry, Reported, settle, unsettled
 from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices, Usage
+from keytoll.core.secrets import digest_of
 from keytoll.http.api import About, create_api
 from keytoll.http.server import serve_unix
-from keytoll.management import Management
+from keytoll.management import Management, create_management
 from keytoll.settings import Settings
 from keytoll.store.base import Batch, StoredKey
 from keytoll.store.sqlite import SqliteStore
@@ -54,6 +54,7 @@ class Operated:
     store: SqliteStore
     cache: KeyCache
     management: Management
+    calendar: Calendar
     clock: Clock
     http: httpx.AsyncClient
     holds: dict[str, KeyHolds] = field(default_factory=dict)
@@ -71,16 +72,19 @@ class Operated:
 
     async def settle(self, entry: Entry, prices: Prices = PRICES) -> Charge:
         """Post the charge of an entry a quarter of a second after its admission, and return it as it was posted."""
-        charge = settle(entry, prices, settled_at_us=entry.admitted_at_us + 250_000)
+        charge = settle(entry, prices, day=self._day(entry), settled_at_us=entry.admitted_at_us + 250_000)
         posted = await self.store.post(Batch(charges=[charge]))
         self.cache.apply(posted)
         return posted.charges[0]
 
     async def give_up(self, entry: Entry) -> Charge:
         """Post that the entry of a decision never came, an hour after its admission."""
-        row = unsettled(entry, PRICES, settled_at_us=entry.admitted_at_us + 3_600_000_000)
+        row = unsettled(entry, PRICES, day=self._day(entry), settled_at_us=entry.admitted_at_us + 3_600_000_000)
         await self.store.post(Batch(unsettled=[row]))
         return row
+
+    def _day(self, entry: Entry) -> str:
+        return self.calendar.day(entry.admitted_at_us)
 
     def entry(self, key: dict[str, str], *, seconds: int = 0) -> Entry:
         """Return the entry of an answered chat request of the key, without any usage."""
@@ -133,11 +137,11 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     clock = Clock()
     holds: dict[str, KeyHolds] = {}
     store = await SqliteStore.open(folder / "keytoll.db")
-    cache = KeyCache(store)
-    management = Management(
+    cache, calendar = KeyCache(store), Calendar(ZoneInfo(zone))
+    management = create_management(
         store=store,
         cache=cache,
-        calendar=Calendar(ZoneInfo(zone)),
+        calendar=calendar,
         clock=clock,
         random=os.urandom,
         held=lambda key_id: holds.get(key_id, KeyHolds()),
@@ -146,6 +150,6 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(served.run_dir, store, cache, management, clock, client, holds)
+            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, holds)
     finally:
         await store.close()

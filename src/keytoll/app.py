@@ -41,7 +41,7 @@ from keytoll.http.probes import create_probes
 from keytoll.http.reads import create_reads
 from keytoll.http.server import serve_tcp, serve_unix
 from keytoll.losses import LossDetector
-from keytoll.management import Management
+from keytoll.management import create_management
 from keytoll.metrics import Metrics
 from keytoll.settings import CannotStart, Settings, Source
 from keytoll.settlement import Settlement
@@ -91,7 +91,14 @@ class _Keytoll:
         self.bodies = LargeBodies(monotonic=time.monotonic)
         self.admissions = AdmissionsFile(settings.admissions_dir)
         self.book = HoldBook(self.admissions, monotonic=time.monotonic, on_end=self.bodies.end)
-        self.settlement = Settlement(store, cache=self.cache, book=self.book, clock=_now_us, metrics=metrics)
+        self.settlement = Settlement(
+            store,
+            cache=self.cache,
+            book=self.book,
+            calendar=lambda: self.current_rules().calendar,
+            clock=_now_us,
+            metrics=metrics,
+        )
         journals = settings.journal_dirs if settings.source is Source.JOURNAL else ()
         self.admins = [Admin(folder.parent / "admin.sock") for folder in journals]
         self.followers = [
@@ -247,7 +254,7 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         await keytoll.guard.look()
         stack.push_async_callback(keytoll.settle_the_rest)
         await stack.enter_async_context(_envoy_server(keytoll))
-        management = Management(
+        management = create_management(
             store=store,
             cache=keytoll.cache,
             calendar=rules.calendar,
@@ -258,7 +265,7 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
         await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
         reads = create_reads(
-            lambda: keytoll.current_rules().offers, key_of=keytoll.key_of, standing=management.standing
+            lambda: keytoll.current_rules().offers, key_of=keytoll.key_of, standing=management.keys.standing
         )
         await stack.enter_async_context(serve_unix(reads, settings.api_socket))
         probes = create_probes(keytoll.metrics.registry, ready=lambda: keytoll.not_ready)

@@ -15,6 +15,7 @@ import structlog
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.holds import HoldBook
 from keytoll.core.ledger import Charge, Entry, settle, unsettled
+from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 from keytoll.metrics import Metrics
@@ -49,12 +50,14 @@ class Settlement:
         *,
         cache: KeyCache,
         book: HoldBook,
+        calendar: Callable[[], Calendar],
         clock: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._cache = cache
         self._book = book
+        self._calendar = calendar
         self._clock = clock
         self._metrics = metrics
         self._prices: dict[str, Prices] = {}
@@ -84,7 +87,10 @@ class Settlement:
     async def give_up(self, entries: Sequence[Entry]) -> Posted:
         """Post decisions whose log entries never came as unsettled, and end their holds."""
         now_us = self._clock()
-        rows = [unsettled(entry, await self._price(entry.price_id), settled_at_us=now_us) for entry in entries]
+        rows = [
+            unsettled(entry, await self._price(entry.price_id), day=self._day(entry), settled_at_us=now_us)
+            for entry in entries
+        ]
         posted = await self._insist(partial(self._store.post, Batch(unsettled=rows)))
         self._doubt(entries, posted.unsettled)
         self._book.end(entry.decision_id for entry in entries)
@@ -97,7 +103,7 @@ class Settlement:
         self, logged: Sequence[Logged], rejected: Sequence[Rejected], positions: Sequence[Position]
     ) -> Posted:
         now_us = self._clock()
-        charges = [settle(item.entry, item.prices, settled_at_us=now_us) for item in logged]
+        charges = [settle(item.entry, item.prices, day=self._day(item.entry), settled_at_us=now_us) for item in logged]
         batch = Batch(charges, rejected, positions)
         posted = await self._post(batch)
         self._take_over(posted, logged)
@@ -118,6 +124,9 @@ class Settlement:
         """
         told = {charge.entry.decision_id for charge in new}
         self._cache.doubt({entry.key_id for entry in entries if entry.decision_id not in told})
+
+    def _day(self, entry: Entry) -> str:
+        return self._calendar().day(entry.admitted_at_us)
 
     async def _price(self, price_id: str) -> Prices:
         """Return the prices of a version. They are only told beside the amount of an unsettled row, which is 0."""

@@ -95,7 +95,9 @@ async def test_odd_charges_are_explained_with_a_remark(keytoll: Operated) -> Non
     reported = Reported(Usage(input=1000), output_told=True)
     refused = await keytoll.settle(replace(keytoll.entry(key), status=503))
     beyond = await keytoll.settle(replace(keytoll.entry(key), hold_nano=1_000_000, reported=reported))
-    wrong = replace(settle(replace(keytoll.entry(key), reported=reported), PRICES, settled_at_us=1), amount_nano=5)
+    wrong = replace(
+        settle(replace(keytoll.entry(key), reported=reported), PRICES, day="2026-09-21", settled_at_us=1), amount_nano=5
+    )
     await keytoll.store.post(Batch(charges=[wrong]))
     assert await remark(refused) == "Nothing is charged: the request reached no backend, or was refused by it.\n"
     assert await remark(beyond) == "The backend reported ¥0.003 more than was held.\n"

@@ -10,7 +10,7 @@ from serving import Operated
 
 from keytoll.cli import client, output
 from keytoll.core.expiry import parse_timestamp
-from keytoll.core.keys import is_well_formed
+from keytoll.core.secrets import KEY_PREFIX, is_well_formed
 
 CREATE = ("keys", "create", "users/alice", "--name", "production")
 
@@ -25,7 +25,7 @@ async def test_create_prints_the_whole_key_once_with_a_warning(keytoll: Operated
     secrets = re.findall(r"gw-sk-\w{49}", ran.out)
     assert ran.code == 0
     assert len(secrets) == 1
-    assert is_well_formed(secrets[0])
+    assert is_well_formed(KEY_PREFIX, secrets[0])
     assert "will not be shown again" in ran.out
     listed = await run(keytoll.run_dir, "keys", "list")
     assert secrets[0] not in listed.out
@@ -34,7 +34,7 @@ async def test_create_prints_the_whole_key_once_with_a_warning(keytoll: Operated
 
 async def test_create_as_json_is_the_key_with_its_secret(keytoll: Operated) -> None:
     key = await created(keytoll, "--monthly", "100", "--expires", "30d")
-    assert is_well_formed(key["secret"])
+    assert is_well_formed(KEY_PREFIX, key["secret"])
     assert (key["owner"], key["name"]) == ("users/alice", "production")
     assert key["quota"] == {"kind": "monthly", "limit": "100.00"}
     lasts_us = parse_timestamp(key["expires_at"], field="") - parse_timestamp(key["created_at"], field="")
@@ -103,7 +103,7 @@ async def test_a_limit_of_nothing_and_one_of_nine_billion_are_kept_and_shown(key
 async def test_list_shows_what_is_used_of_each_quota(keytoll: Operated) -> None:
     monthly = await created(keytoll, "--monthly", "100")
     await created(keytoll, "--name", "free")
-    month = keytoll.management._calendar.month(keytoll.clock()).name
+    month = keytoll.calendar.month(keytoll.clock()).name
     await keytoll.charge(monthly, month=month, output=3_791_000)
     out = (await run(keytoll.run_dir, "keys", "list", "users/alice")).out
     assert "¥45.49601 / ¥100.00 monthly" in out

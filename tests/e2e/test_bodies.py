@@ -11,7 +11,7 @@ import pytest
 
 from e2e.conftest import CHAT, Gateway, until
 from e2e.scripted import answering, completion
-from keytoll.core.keys import mint_secret
+from keytoll.core.secrets import KEY_PREFIX, mint
 
 MIB = 2**20
 CHAT_PATH = "/v1/chat/completions"
@@ -145,7 +145,7 @@ async def test_strangers_with_large_bodies_do_not_fill_envoys_memory(gateway: Ga
 
 
 def _head(length: int) -> bytes:
-    unknown = mint_secret(b"\x01" * 32)
+    unknown = mint(KEY_PREFIX, b"\x01" * 32)
     return (
         f"POST {CHAT_PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {unknown}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"

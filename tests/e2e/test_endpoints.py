@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from e2e.conftest import CHAT, EMBEDDING, Gateway, gateway_in
 from e2e.scripted import answering, streaming
-from keytoll.core.keys import mint_secret
+from keytoll.core.secrets import KEY_PREFIX, mint
 
 MIB = 2**20
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -224,7 +224,7 @@ async def test_a_large_form_of_a_stranger_is_refused_by_its_headers(gateway: Gat
     """Not a byte of the body is sent: were the form read before the key is judged, this would wait for it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.stack.settings.ports.data)
     head = (
-        f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {mint_secret(b'x' * 32)}\r\n"
+        f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {mint(KEY_PREFIX, b'x' * 32)}\r\n"
         f"Content-Type: {FORM['content-type']}\r\nContent-Length: {30 * MIB}\r\n\r\n"
     )
     writer.write(head.encode())
@@ -330,7 +330,7 @@ async def test_models_are_read_also_with_a_body_or_a_slash_in_the_name(gateway: 
 async def test_nobody_reads_models_without_a_key(gateway: Gateway) -> None:
     """What Check tells Keytoll's own API can't come from outside."""
     forged = {"x-kt-key-id": "key_1", "x-kt-route": "keytoll_api", "x-kt-known": "1"}
-    for bearer in ({}, {"authorization": f"Bearer {mint_secret(b'x' * 32)}"}):
+    for bearer in ({}, {"authorization": f"Bearer {mint(KEY_PREFIX, b'x' * 32)}"}):
         async with gateway.http() as client:
             response = await client.get("/v1/models", headers=forged | bearer)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")

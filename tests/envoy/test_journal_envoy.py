@@ -149,7 +149,7 @@ async def writer() -> AsyncIterator[Writer]:
 @pytest.fixture
 async def desk(writer: Writer, tmp_path: Path) -> AsyncIterator[Desk]:
     store = await SqliteStore.open(tmp_path / "keytoll.db")
-    await store.add_prices([PRICES])
+    await store.note_prices([("m", 0, PRICES)], 0)
     yield Desk(store, writer.journal)
     await store.close()
 

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from changes import keep_key, make_event
 from settlement.conftest import NOW_US, PRICES
 
 from fuzz import wire
@@ -19,17 +20,18 @@ from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
 from keytoll.core.decision import Rules
-from keytoll.core.keys import Key, digest_of, mint_secret
+from keytoll.core.keys import Key
 from keytoll.core.months import Calendar
 from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.quota import Quota, QuotaKind
+from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
 from keytoll.metrics import Metrics
 from keytoll.store.sqlite import SqliteStore
 
 MODELS = ("m", "mixed")
-LIVE, SPENT, EXPIRED, DELETED, UNKNOWN = (mint_secret(bytes([number]) * 32) for number in range(1, 6))
+LIVE, SPENT, EXPIRED, DELETED, UNKNOWN = (mint(KEY_PREFIX, bytes([number]) * 32) for number in range(1, 6))
 
 
 def _key(secret: str, name: str, *, quota: Quota, expires_at_us: int | None = None) -> Key:
@@ -79,8 +81,8 @@ async def asking_in(folder: Path) -> AsyncIterator[Asking]:
         store = await SqliteStore.open(folder / "keytoll.db")
         stack.push_async_callback(store.close)
         for key in KEYS:
-            await store.create_key(key)
-        await store.delete_key("key_deleted", deleted_at_us=NOW_US)
+            await keep_key(store, key)
+        await store.delete_key("key_deleted", deleted_at_us=NOW_US, event=make_event())
         file = AdmissionsFile(folder)
         file.open()
         stack.callback(file.close)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from settlement.conftest import Desk
+from settlement.conftest import CALENDAR, Desk
 from settlement.lines import als_entry
 
 from keytoll.envoy.messages.access_log_pb2 import StreamAccessLogsMessage
@@ -34,7 +34,9 @@ class Gathering(Settlement):
 
 def gathering(desk: Desk) -> Gathering:
     """Return a settlement into the desk's ledger."""
-    settlement = Gathering(desk.store, cache=desk.cache, book=desk.book, clock=desk.clock, metrics=desk.metrics)
+    settlement = Gathering(
+        desk.store, cache=desk.cache, book=desk.book, calendar=lambda: CALENDAR, clock=desk.clock, metrics=desk.metrics
+    )
     settlement.logged, settlement.rejected = [], []
     return settlement
 

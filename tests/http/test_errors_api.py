@@ -103,10 +103,10 @@ async def test_a_store_that_is_away_is_an_outage_that_a_retry_may_outlast(keytol
 async def test_an_error_inside_is_answered_without_what_it_was(
     keytoll: Operated, logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(_: str, **_named: object) -> None:
+    async def fail(*_: object, **_named: object) -> None:
         raise RuntimeError("internal detail")
 
-    monkeypatch.setattr(keytoll.management, "get_key", fail)
+    monkeypatch.setattr(keytoll.management.keys, "get", fail)
     answer = await keytoll.http.get("/api/v1/keys/key_0")
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
@@ -120,7 +120,7 @@ async def test_no_secret_reaches_a_log(
 ) -> None:
     """Not even where it was pasted in the place of an id, and things go wrong."""
 
-    async def fail(_: str, **_named: object) -> None:
+    async def fail(*_: object, **_named: object) -> None:
         raise RuntimeError("what went wrong")
 
     secret = (await keytoll.http.post(ALICE, json={"name": "production"})).json()["secret"]
@@ -128,7 +128,7 @@ async def test_no_secret_reaches_a_log(
     await keytoll.http.get(f"/api/v1/keys/{secret}?x={secret}")
     await keytoll.store.close()
     assert (await keytoll.http.get(f"/api/v1/keys/{secret}")).status_code == 503
-    monkeypatch.setattr(keytoll.management, "get_key", fail)
+    monkeypatch.setattr(keytoll.management.keys, "get", fail)
     assert (await keytoll.http.get(f"/api/v1/keys/{secret}")).status_code == 500
     written = logged()
     assert "GET /api/v1/keys/{key_id}" in written

@@ -8,7 +8,7 @@ from serving import NOW_US, Operated
 from keytoll import management
 from keytoll.core.expiry import format_timestamp
 from keytoll.core.holds import KeyHolds
-from keytoll.core.keys import is_well_formed
+from keytoll.core.secrets import KEY_PREFIX, is_well_formed
 
 ALICE = "/api/v1/users/alice/keys"
 
@@ -32,7 +32,7 @@ async def refused(keytoll: Operated, body: object, *, status: int = 400) -> dict
 async def test_a_created_key_is_told_whole_with_its_secret_once(keytoll: Operated) -> None:
     key = await create(keytoll, quota={"kind": "monthly", "limit": "100"}, expires_at="2026-12-01T00:00:00+08:00")
     secret = key.pop("secret")
-    assert is_well_formed(secret)
+    assert is_well_formed(KEY_PREFIX, secret)
     assert key == {
         "id": key["id"],
         "name": "production",

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 
 import pytest
+from changes import OPERATOR
 from serving import Operated
 
+from keytoll.core.audit import AuditEvent
 from keytoll.core.keys import Key
 from keytoll.core.quota import Quota, QuotaKind
 from keytoll.management import KeyChanges, KeyNotFound
@@ -15,8 +18,8 @@ LIMIT = Quota(QuotaKind.TOTAL, 5)
 
 
 async def made(keytoll: Operated) -> tuple[Key, str]:
-    stored, secret = await keytoll.management.create_key(
-        owner="users/alice", name="production", quota=Quota(), expires_at_us=None
+    stored, secret = await keytoll.management.keys.create(
+        OPERATOR, owner="users/alice", name="production", quota=Quota(), expires_at_us=None
     )
     assert secret is not None
     return stored.key, secret
@@ -25,7 +28,7 @@ async def made(keytoll: Operated) -> tuple[Key, str]:
 async def test_edits_at_the_same_time_all_take_effect(keytoll: Operated) -> None:
     """An edit reads, then writes: none may write back what another has just changed."""
     key, secret = await made(keytoll)
-    edit = keytoll.management.edit_key
+    edit = partial(keytoll.management.keys.edit, OPERATOR)
     await asyncio.gather(
         edit(key.id, KeyChanges(name="other")),
         edit(key.id, KeyChanges(quota=LIMIT)),
@@ -39,7 +42,7 @@ async def test_edits_at_the_same_time_all_take_effect(keytoll: Operated) -> None
 
 async def test_of_deletes_at_the_same_time_one_finds_the_key(keytoll: Operated) -> None:
     key, _ = await made(keytoll)
-    deletes = [keytoll.management.delete_key(key.id) for _ in range(3)]
+    deletes = [keytoll.management.keys.delete(OPERATOR, key.id) for _ in range(3)]
     results = await asyncio.gather(*deletes, return_exceptions=True)
     assert results.count(None) == 1
     assert sum(isinstance(result, KeyNotFound) for result in results) == 2
@@ -49,7 +52,7 @@ async def test_a_delete_whose_caller_left_is_in_force_all_the_same(keytoll: Oper
     """Were it cut between store and cache, the key would go on being admitted from memory."""
     key, secret = await made(keytoll)
     await keytoll.checked(secret)
-    deleting = asyncio.create_task(keytoll.management.delete_key(key.id))
+    deleting = asyncio.create_task(keytoll.management.keys.delete(OPERATOR, key.id))
     await asyncio.sleep(0)  # lets it begin
     deleting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -67,13 +70,13 @@ async def test_a_change_whose_answer_was_lost_is_looked_up_anew(
     await keytoll.checked(secret)
     update = keytoll.store.update_key
 
-    async def update_and_fail(changed: Key) -> bool:
-        await update(changed)
+    async def update_and_fail(changed: Key, *, event: AuditEvent) -> bool:
+        await update(changed, event=event)
         raise StoreUnavailable("the connection broke")
 
     monkeypatch.setattr(keytoll.store, "update_key", update_and_fail)
     with pytest.raises(StoreUnavailable):
-        await keytoll.management.edit_key(key.id, KeyChanges(quota=LIMIT))
+        await keytoll.management.keys.edit(OPERATOR, key.id, KeyChanges(quota=LIMIT))
     stored = await keytoll.checked(secret)
     assert stored is not None
     assert stored.key.quota == LIMIT
@@ -83,7 +86,7 @@ async def test_a_check_that_races_a_delete_sees_the_key_before_it_returned_or_no
     for _ in range(20):
         key, secret = await made(keytoll)
         checks: list[Awaitable[object]] = [asyncio.ensure_future(keytoll.checked(secret)) for _ in range(5)]
-        await keytoll.management.delete_key(key.id)
+        await keytoll.management.keys.delete(OPERATOR, key.id)
         assert await keytoll.checked(secret) is None
         await asyncio.gather(*checks)
         assert await keytoll.checked(secret) is None

@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
+from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices
 from keytoll.envoy.journal import JournalFollower
 from keytoll.metrics import Metrics
@@ -27,6 +29,9 @@ PRICES = Prices(
 NOW_US = 1_790_000_000_000_000
 
 
+CALENDAR = Calendar(ZoneInfo("Asia/Shanghai"))
+
+
 @dataclass
 class Desk:
     """A store, settlement and a follower of one journal folder."""
@@ -43,7 +48,12 @@ class Desk:
         file = AdmissionsFile(admissions)
         self.book = HoldBook(file, monotonic=lambda: self.clock() / 1_000_000)
         self.settlement = Settlement(
-            self.store, cache=self.cache, book=self.book, clock=self.clock, metrics=self.metrics
+            self.store,
+            cache=self.cache,
+            book=self.book,
+            calendar=lambda: CALENDAR,
+            clock=self.clock,
+            metrics=self.metrics,
         )
         self.follower = JournalFollower(
             self.folder, store=self.store, settlement=self.settlement, clock=self.clock, metrics=self.metrics
@@ -78,7 +88,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     folder = tmp_path / "journal"
     folder.mkdir()
     store = await SqliteStore.open(tmp_path / "keytoll.db")
-    await store.add_prices([PRICES])
+    await store.note_prices([("m", 0, PRICES)], 0)
     desk = Desk(store, folder)
     await desk.book.restore(store)
     yield desk

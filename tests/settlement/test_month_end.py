@@ -11,16 +11,18 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from changes import keep_key
 from google.protobuf.json_format import MessageToDict
 from serving import Clock
 
 from keytoll.admission.bodies import LargeBodies
 from keytoll.core.decision import Rules
-from keytoll.core.keys import Key, digest_of, mint_secret
+from keytoll.core.keys import Key
 from keytoll.core.months import Calendar
 from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Quota, QuotaKind
+from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
 from keytoll.store.sqlite import SqliteStore
@@ -44,7 +46,7 @@ OFFER = Offer(
     maximum_output=1000,
     template_tokens=0,
 )
-SECRET = mint_secret(bytes(range(32)))
+SECRET = mint(KEY_PREFIX, bytes(range(32)))
 TWO_A_MONTH = Quota(QuotaKind.MONTHLY, 2 * COST_NANO)
 KEY = Key("key_1", "users/alice", "k", digest_of(SECRET), SECRET[-4:], TWO_A_MONTH, None, 0)
 
@@ -152,8 +154,8 @@ async def office(tmp_path: Path, end: MonthEnd) -> AsyncIterator[Office]:
     folder, clock = tmp_path / "journal", Clock(end.midnight_us - HOUR)
     folder.mkdir()
     store = await SqliteStore.open(tmp_path / "keytoll.db")
-    await store.add_prices([PRICES])
-    await store.create_key(KEY)
+    await store.note_prices([("m", 0, PRICES)], 0)
+    await keep_key(store, KEY)
     desk = Desk(store, folder, clock=clock)
     await desk.book.restore(store)
     yield Office(desk, clock, end.zone)

@@ -54,8 +54,8 @@ def month_off_by_an_hour(patch: pytest.MonkeyPatch) -> None:
 def estimate_beyond_its_hold(patch: pytest.MonkeyPatch) -> None:
     """What is estimated may cost more than the worst case that was held."""
 
-    def uncapped(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
-        charge = real_settle(replace(entry, hold_nano=None), prices, settled_at_us=settled_at_us)
+    def uncapped(entry: Entry, prices: Prices, *, day: str, settled_at_us: int) -> Charge:
+        charge = real_settle(replace(entry, hold_nano=None), prices, day=day, settled_at_us=settled_at_us)
         return replace(charge, entry=entry)
 
     patch.setattr(settlement, "settle", uncapped)

@@ -20,7 +20,7 @@ from keytoll.envoy.journal import JournalFollower
 from keytoll.envoy.rotation import JournalRotation
 from keytoll.envoy.watch import EnvoyWatch
 from keytoll.losses import LossDetector
-from keytoll.management import Management
+from keytoll.management import create_management
 from keytoll.metrics import Metrics
 from keytoll.settlement import Settlement
 from keytoll.store.base import Store
@@ -63,7 +63,9 @@ class Keytoll:
         self.admissions = AdmissionsFile(given.folder / "admissions", segment_lines=_SEGMENT_LINES)
         self.book = HoldBook(self.admissions, monotonic=given.monotonic, on_end=self.bodies.end)
         clock, metrics = given.clock, given.metrics
-        self.settlement = Settlement(store, cache=self.cache, book=self.book, clock=clock, metrics=metrics)
+        self.settlement = Settlement(
+            store, cache=self.cache, book=self.book, calendar=lambda: self.rules.calendar, clock=clock, metrics=metrics
+        )
         self.follower = JournalFollower(
             given.folder / "journal",
             store=store,
@@ -88,7 +90,7 @@ class Keytoll:
             read_past_us=(lambda: self.follower.read_past_us) if given.journal else clock,
             dead_before_us=lambda: self.watch.dead_before_us,
         )
-        self.management = Management(
+        self.management = create_management(
             store=store,
             cache=self.cache,
             calendar=self.rules.calendar,

@@ -7,10 +7,10 @@ from random import Random
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from keytoll.core.keys import digest_of, mint_secret
 from keytoll.core.offer import Offer, Offers, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.rates import Rates
+from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from simulation.model import ENDPOINTS, Asked, Limit, Outcome, Served
 
 US = 1_000_000
@@ -42,7 +42,7 @@ def key_pool(count: int) -> tuple[SimulatedKey, ...]:
     """Return keys, the same for every seed, since making them takes time."""
     random, found = Random(0), []
     for number in range(count):
-        secret = mint_secret(random.randbytes(32))
+        secret = mint(KEY_PREFIX, random.randbytes(32))
         owner = f"organizations/o{number % 3}" if number % 4 else f"users/u{number}"
         found.append(SimulatedKey(f"key_{number:05d}", owner, secret, digest_of(secret)))
     return tuple(found)

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 import structlog
+from changes import OPERATOR
 
 from keytoll.admission.cache import MISS
 from keytoll.core.decision import Rules
@@ -599,7 +600,11 @@ class Simulation:
         self.edits[key.id] = limit
         self.model.begin_edit(key.id, limit)
         changes = KeyChanges(quota=Quota(QuotaKind(limit.kind), limit.nano))
-        self._spawn("edit", self.keytoll.management.edit_key(key.id, changes), lambda task: self._edited(key.id, task))
+        self._spawn(
+            "edit",
+            self.keytoll.management.keys.edit(OPERATOR, key.id, changes),
+            lambda task: self._edited(key.id, task),
+        )
 
     async def delete(self) -> None:
         """Somebody deletes a key."""
@@ -608,7 +613,9 @@ class Simulation:
             return
         self.edits[key.id] = None
         self.model.accounts[key.id].maybe_deleted = True
-        self._spawn("edit", self.keytoll.management.delete_key(key.id), lambda task: self._edited(key.id, task))
+        self._spawn(
+            "edit", self.keytoll.management.keys.delete(OPERATOR, key.id), lambda task: self._edited(key.id, task)
+        )
 
     def _draw_unedited(self) -> SimulatedKey | None:
         key = self.random.choice(self.keys[:_HOT_KEYS] if self.random.random() < 0.7 else self.keys)
@@ -635,7 +642,9 @@ class Simulation:
             return
         limit, name = draw_limit(self.random), self.random.randbytes(8).hex()
         quota = Quota(QuotaKind(limit.kind), limit.nano)
-        work = self.keytoll.management.create_key(owner="users/new", name=name, quota=quota, expires_at_us=None)
+        work = self.keytoll.management.keys.create(
+            OPERATOR, owner="users/new", name=name, quota=quota, expires_at_us=None
+        )
         self._spawn("create", work, lambda task: self._created(limit, task))
 
     def _created(self, limit: Limit, task: asyncio.Task[Any]) -> None:

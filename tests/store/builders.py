@@ -5,10 +5,11 @@ from dataclasses import replace
 from uuid import UUID
 
 from keytoll.core.ids import uuid7
-from keytoll.core.keys import Key, digest_of
+from keytoll.core.keys import Key
 from keytoll.core.ledger import Charge, Entry, Measured, Reported, settle, unsettled
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota
+from keytoll.core.secrets import digest_of
 
 NOW_US = 1_790_000_000_000_000
 PRICES = Prices(
@@ -86,13 +87,13 @@ def make_charge(
 ) -> Charge:
     """Return the charge of a new decision, over the amount given."""
     entry = make_entry(key_id=key_id, owner=owner, month=month, admitted_at_us=admitted_at_us)
-    return replace(settle(entry, PRICES, settled_at_us=admitted_at_us + 5), amount_nano=amount_nano)
+    return replace(settle(entry, PRICES, day="2026-09-21", settled_at_us=admitted_at_us + 5), amount_nano=amount_nano)
 
 
 def make_unsettled(charge: Charge) -> Charge:
     """Return the row that gives up the charge's decision, with what was known at its admission."""
     entry = replace(charge.entry, status=0, attempts=0, reported=None, request_bytes=0, answer_bytes=0, events=None)
-    return unsettled(entry, charge.prices, settled_at_us=charge.settled_at_us)
+    return unsettled(entry, charge.prices, day="2026-09-21", settled_at_us=charge.settled_at_us)
 
 
 def altered(charge: Charge, amount_nano: int = 999) -> Charge:

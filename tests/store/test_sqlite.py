@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -10,14 +11,32 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from changes import keep_key, make_event
 from store.builders import NOW_US, PRICES, altered, make_charge, make_key, make_unsettled
 
-from keytoll.core.quota import Totals
-from keytoll.store.base import Batch, ChargeQuery, Once, Position, Rejected, StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.core.audit import Action
+from keytoll.core.keys import KeyStatus
+from keytoll.core.quota import QuotaKind, Totals
+from keytoll.core.usage import Group
+from keytoll.store.base import (
+    AuditQuery,
+    Batch,
+    ChargeQuery,
+    KeyQuery,
+    KeySort,
+    Once,
+    Position,
+    Rejected,
+    StoreLocked,
+    StoreTooNew,
+    StoreUnavailable,
+    UsageQuery,
+)
 from keytoll.store.sqlite import SqliteStore, database, queries
 from keytoll.store.sqlite import store as sqlite_store
 
@@ -122,7 +141,7 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
         path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
     )
     assert {strict for _, strict in tables} == {1}
-    assert len(tables) == 11
+    assert len(tables) == 16
     writer = sqlite._writer._connection  # nothing outside can tell how a connection is set
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA synchronous"))) == [(2,)]
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA journal_mode"))) == [("wal",)]
@@ -138,13 +157,16 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
         "DELETE FROM charges",
         "UPDATE price_versions SET from_us = 0",
         "DELETE FROM price_versions",
+        "UPDATE audit_events SET actor = 'nobody'",
+        "DELETE FROM audit_events",
     ],
 )
-async def test_the_ledger_and_the_history_of_prices_are_append_only_for_anyone(
+async def test_the_ledger_the_history_of_prices_and_the_audit_log_are_append_only_for_anyone(
     path: Path, sqlite: SqliteStore, statement: str
 ) -> None:
     await sqlite.post(Batch([make_charge(5)]))
     await sqlite.note_prices([("m", 1, PRICES)], NOW_US)
+    await keep_key(sqlite, make_key())
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         _rows(path, statement)
 
@@ -194,8 +216,8 @@ async def test_a_rejected_entry_is_kept_as_it_came(path: Path, sqlite: SqliteSto
 
 async def test_a_deleted_key_stays_as_a_row(path: Path, sqlite: SqliteStore) -> None:
     key = make_key()
-    await sqlite.create_key(key)
-    await sqlite.delete_key(key.id, deleted_at_us=NOW_US)
+    await keep_key(sqlite, key)
+    await sqlite.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
     assert _rows(path, "SELECT id, deleted_at_us FROM keys") == [(key.id, NOW_US)]
 
 
@@ -204,15 +226,79 @@ async def test_a_deleted_key_stays_as_a_row(path: Path, sqlite: SqliteStore) -> 
 _unsettled = queries.list_unsettled
 _ALL, _OWNER, _KEY = ChargeQuery(), ChargeQuery(owner="o"), ChargeQuery(key_id="k")
 _PAGE = ChargeQuery(owner="o", since_us=1, after="c")
+_KEYS, _OWNED = KeyQuery(), KeyQuery(owner="o", after="k")
+_KEY_PLANS = {
+    "keys": (queries.list_keys(_KEYS), "keys USING INDEX sqlite_autoindex_keys_1"),
+    "keys, page": (queries.list_keys(KeyQuery(after="k")), "sqlite_autoindex_keys_1 (id>?)"),
+    "keys of an owner": (queries.list_keys(_OWNED), "keys_of_owner (owner=? AND id>?)"),
+    "keys of an owner, newest": (queries.list_keys(replace(_OWNED, descending=True)), "(owner=? AND id<?)"),
+} | {
+    f"keys{' of an owner' if owner else ''} by {sort.value}{', last first' if descending else ''}": (
+        queries.list_keys(KeyQuery(owner, "t", status, QuotaKind.TOTAL, sort, descending, after="k")),
+        f"keys{'_of_owner' if owner else ''}_by_{index} ({'owner=? AND ' if owner else ''}({column},id)",
+    )
+    for sort, index, column in (
+        (KeySort.NAME, "name", "folded_name"),
+        (KeySort.EXPIRES_AT, "end", "ends_at_us"),
+        (KeySort.LAST_USED_AT, "use", "used_at_us"),
+    )
+    for owner in ("o", None)
+    for descending, status in ((False, KeyStatus.SPENT), (True, KeyStatus.ACTIVE))
+}
+_OWNER_PLANS = {
+    "owner": (queries.OWNER, "PRIMARY KEY (kind=? AND name=?)"),
+    "user": (queries.USER, "PRIMARY KEY (kind=? AND name=?)"),
+    "users": (queries.LIST_USERS, "PRIMARY KEY (kind=? AND name>?)"),
+    "organizations": (queries.LIST_ORGANIZATIONS, "PRIMARY KEY (kind=? AND name>?)"),
+    "organizations of a person": (
+        queries.LIST_ORGANIZATIONS_OF_USER,
+        "members_of_user (user=? AND organization>?)",
+    ),
+    "token": (queries.PERSON_BY_TOKEN, "access_tokens USING INDEX sqlite_autoindex_access_tokens_2 (digest=?)"),
+    "roles": (queries.PERSON_BY_TOKEN, "members USING INDEX members_of_user (user=?)"),
+    "members": (queries.LIST_MEMBERS, "PRIMARY KEY (organization=? AND user>?)"),
+    "admins": (queries.TWO_ADMINS, "PRIMARY KEY (organization=?)"),
+    "everywhere": (queries.REMOVE_FROM_ALL, "members_of_user (user=?)"),
+    "keys to delete": (queries.DELETE_KEYS_OF_OWNER, "keys USING INDEX keys"),
+}
+_EVENT_PAGE = AuditQuery(since_us=1, until_us=2, after="e")
+_EVENT_PLANS = {
+    "events": (queries.list_events(AuditQuery()), "audit_events USING INDEX audit_events_at"),
+    "events, page": (queries.list_events(_EVENT_PAGE), "audit_events_at (at_us>? AND"),
+    "events of an owner": (queries.list_events(replace(_EVENT_PAGE, owner="o")), "audit_events_of_owner (owner=?"),
+    "events of an actor": (queries.list_events(replace(_EVENT_PAGE, actor="a")), "audit_events_of_actor (actor=?"),
+    "events of a sort": (
+        queries.list_events(replace(_EVENT_PAGE, action=Action.KEY_EDIT)),
+        "audit_events_of_action (action=?",
+    ),
+}
+_USAGE_PLANS = {
+    "usage": (queries.usage(UsageQuery("a", "b")), "usage_of_day (day>? AND day<?)"),
+    "usage of an owner": (queries.usage(UsageQuery("a", "b", "o")), "PRIMARY KEY (owner=? AND day>? AND day<?)"),
+    "usage by day": (
+        queries.usage(UsageQuery("a", "b", "o", frozenset({Group.DAY}))),
+        "PRIMARY KEY (owner=? AND day>? AND day<?)",
+    ),
+    "usage of groups": (queries.USAGE_OF_GROUPS, "PRIMARY KEY (owner=? AND day=? AND key_id=? AND model=?)"),
+}
 _PLANS = {
+    "charges of a model": (queries.list_charges(ChargeQuery(model="m", after="c")), "charges_of_model (model=?"),
+    "charges of an owner and a model": (
+        queries.list_charges(ChargeQuery(owner="o", model="m", until_us=9)),
+        "charges_of_owner_and_model (owner=? AND model=?",
+    ),
     "charges": (queries.list_charges(_ALL), "charges USING INDEX charges_admitted"),
     "charges, page": (queries.list_charges(ChargeQuery(after="c")), "charges_admitted (admitted_at_us<?)"),
     "charges since": (queries.list_charges(ChargeQuery(since_us=1)), "charges_admitted (admitted_at_us>?)"),
     "charges of an owner": (queries.list_charges(_OWNER), "charges_of_owner (owner=?)"),
     "charges of an owner, page": (queries.list_charges(_PAGE), "charges_of_owner (owner=? AND admitted_at_us>? AND"),
     "charges of a key": (queries.list_charges(_KEY), "charges_of_key (key_id=?)"),
-    "keys": (queries.LIST_KEYS, "keys USING INDEX sqlite_autoindex_keys_1 (id>?)"),
-    "keys of an owner": (queries.LIST_KEYS_OF_OWNER, "keys_of_owner (owner=? AND id>?)"),
+    "key by name": (queries.KEY_NAMED, "keys_name (owner=? AND name=?)"),
+    "names of keys": (queries.KEY_NAMES, "keys USING INDEX sqlite_autoindex_keys_1 (id=?)"),
+    **_KEY_PLANS,
+    **_OWNER_PLANS,
+    **_EVENT_PLANS,
+    **_USAGE_PLANS,
     "key by digest": (queries.KEY_BY_DIGEST, "keys USING INDEX sqlite_autoindex_keys_2 (digest=?)"),
     "key by old digest": (queries.KEY_BY_DIGEST, "keys USING INDEX keys_old_digest (old_digest=?)"),
     "asked once": (queries.ASKED, "asked_once USING INDEX sqlite_autoindex_asked_once_1 (id=?)"),
@@ -239,9 +325,8 @@ _PLANS = {
 @pytest.mark.parametrize("case", _PLANS)
 async def test_a_query_uses_its_index_and_sorts_nothing(path: Path, sqlite: SqliteStore, case: str) -> None:
     statement, index = _PLANS[case]
-    names = ["owner", "key_id", "since_us", "after", "limit", "id", "digest", "decision_ids", "accounts"]
-    names += ["model", "from_us", "price_id", "noted_at_us", "before_us", "kept"]
-    plan = _rows(path, f"EXPLAIN QUERY PLAN {statement}", dict.fromkeys(names, "[]"))
+    values = dict.fromkeys(re.findall(r":(\w+)", statement), "[]")
+    plan = _rows(path, f"EXPLAIN QUERY PLAN {statement}", values)
     details = [row[3] for row in plan]
     assert any(index in detail for detail in details), details
     assert not any("TEMP B-TREE" in detail for detail in details), details
@@ -253,7 +338,7 @@ async def test_of_what_was_asked_for_only_the_newest_are_kept(
     monkeypatch.setattr(sqlite_store, "MAX_ONCE", 3)
     for number in range(10):
         key = make_key()
-        await sqlite.create_key(key, Once(number.to_bytes(32), b"f" * 32, key.id, 0))
+        await keep_key(sqlite, key, Once(number.to_bytes(32), b"f" * 32, key.id, 0))
     assert [row[0][-1] for row in _rows(path, "SELECT id FROM asked_once ORDER BY seq")] == [7, 8, 9]
 
 
@@ -262,7 +347,7 @@ async def test_of_what_was_asked_for_only_the_newest_are_kept(
 
 async def test_a_full_disk_is_an_outage_that_posts_nothing_and_ends_when_there_is_room(sqlite: SqliteStore) -> None:
     key = make_key()
-    await sqlite.create_key(key)
+    await keep_key(sqlite, key)
     writer = sqlite._writer._connection  # the only way to make this database full and not the whole disk
     await writer.execute_fetchall("PRAGMA max_page_count = 1")  # as few as it has now
     charges = [make_charge(1, key_id=key.id) for _ in range(1000)]
@@ -280,8 +365,8 @@ async def test_a_full_disk_is_an_outage_that_posts_nothing_and_ends_when_there_i
 async def test_a_read_only_database_is_an_outage_for_writes_alone(sqlite: SqliteStore) -> None:
     await sqlite._writer._connection.execute_fetchall("PRAGMA query_only = ON")  # file modes don't stop root
     with pytest.raises(StoreUnavailable, match="readonly"):
-        await sqlite.create_key(make_key())
-    await sqlite.ping()
+        await keep_key(sqlite, make_key())
+    await sqlite.positions()
 
 
 async def test_a_lock_held_by_another_process_is_an_outage_while_it_lasts(path: Path, sqlite: SqliteStore) -> None:
@@ -290,7 +375,7 @@ async def test_a_lock_held_by_another_process_is_an_outage_while_it_lasts(path: 
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
             await sqlite.post(Batch([charge]))
-        await sqlite.ping()
+        await sqlite.positions()
     assert (await sqlite.post(Batch([charge]))).charges == (charge,)
 
 
@@ -315,7 +400,7 @@ async def _list_charges(path: Path) -> None:
 async def test_a_mistake_in_a_statement_is_no_outage(sqlite: SqliteStore) -> None:
     with pytest.raises(sqlite3.OperationalError, match="syntax"):
         await sqlite._write("NOT SQL", {})
-    await sqlite.ping()
+    await sqlite.positions()
 
 
 async def test_a_transaction_that_is_itself_cancelled_is_rolled_back_and_the_next_one_runs(sqlite: SqliteStore) -> None:
@@ -324,7 +409,7 @@ async def test_a_transaction_that_is_itself_cancelled_is_rolled_back_and_the_nex
         charge = make_charge()
         caller = asyncio.create_task(sqlite.post(Batch([charge])))
         for _ in range(turns):
-            await sqlite.ping()
+            await sqlite.positions()
         for task in list(sqlite._writer._running):
             task.cancel()
         await asyncio.wait([caller])

@@ -1,15 +1,17 @@
 """Conformance of every store: keys."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from changes import keep_key, make_event
 from store.builders import NOW_US, make_charge, make_key
 
 from keytoll.core.access import Networks
 from keytoll.core.keys import Key
 from keytoll.core.quota import Quota, QuotaKind, Totals
-from keytoll.store.base import Batch, NameTaken, Once, Store
+from keytoll.store.base import Batch, KeyQuery, NameTaken, Once, Store, StoredKey
 
 MONTHLY = Quota(QuotaKind.MONTHLY, 100_000_000_000)
 TOTAL = Quota(QuotaKind.TOTAL, 0)
@@ -26,8 +28,13 @@ def make_once(key: Key, number: int = 1, at_us: int = NOW_US) -> Once:
     return Once(number.to_bytes(32), b"f" * 32, key.id, at_us)
 
 
+async def list_keys(store: Store, query: KeyQuery, *, now_us: int = NOW_US) -> Sequence[StoredKey]:
+    """Return the keys that match, in September."""
+    return await store.list_keys(query, now_us=now_us, month="2026-09")
+
+
 async def _ids(store: Store, *, owner: str | None = None, after: str | None = None, limit: int = 100) -> list[str]:
-    return [stored.key.id for stored in await store.list_keys(owner=owner, after=after, limit=limit)]
+    return [stored.key.id for stored in await list_keys(store, KeyQuery(owner=owner, after=after, limit=limit))]
 
 
 @pytest.mark.parametrize("quota", [Quota(), MONTHLY, TOTAL, Quota(QuotaKind.TOTAL, 9_000_000_000 * 10**9)])
@@ -36,7 +43,7 @@ async def test_a_key_is_found_by_digest_and_by_id_exactly_as_created(
     store: Store, quota: Quota, expires_at_us: int | None
 ) -> None:
     key = replace(make_key(quota=quota, name="生产 🔑 'quoted'"), expires_at_us=expires_at_us)
-    await store.create_key(key)
+    await keep_key(store, key)
     for found in (await store.key_by_digest(key.digest), await store.key_by_id(key.id)):
         assert found is not None
         assert found.key == key
@@ -45,11 +52,13 @@ async def test_a_key_is_found_by_digest_and_by_id_exactly_as_created(
 
 async def test_what_a_key_is_allowed_and_who_made_it_is_kept(store: Store) -> None:
     key = replace(restricted(make_key()), created_by="alice 生产", old_digest=b"\3" * 32, old_valid_until_us=5)
-    await store.create_key(key)
+    await keep_key(store, key)
     found = await store.key_by_id(key.id)
     assert found is not None
     assert found.key == key
-    assert await store.update_key(replace(key, disabled=False, allowed_models=None, allowed_networks=None))
+    assert await store.update_key(
+        replace(key, disabled=False, allowed_models=None, allowed_networks=None), event=make_event()
+    )
     found = await store.key_by_id(key.id)
     assert found is not None
     assert (found.key.disabled, found.key.allowed_models, found.key.allowed_networks) == (False, None, None)
@@ -57,28 +66,30 @@ async def test_what_a_key_is_allowed_and_who_made_it_is_kept(store: Store) -> No
 
 async def test_a_rotated_key_is_found_by_both_secrets_and_of_three_by_the_last_two(store: Store) -> None:
     key = make_key(quota=MONTHLY)
-    await store.create_key(key)
+    await keep_key(store, key)
     first, second, third = key.digest, b"\4" * 32, b"\5" * 32
     key = replace(key, digest=second, last4="2222", old_digest=first, old_valid_until_us=NOW_US)
-    assert await store.rotate_key(replace(key, name="other", owner="users/mallory", quota=Quota()))
+    assert await store.rotate_key(replace(key, name="other", owner="users/mallory", quota=Quota()), event=make_event())
     for digest in (first, second):
         found = await store.key_by_digest(digest)
         assert found is not None
         assert found.key == key  # and nothing but the secrets was written
     key = replace(key, digest=third, last4="3333", old_digest=second, old_valid_until_us=NOW_US + 1)
-    assert await store.rotate_key(key)
+    assert await store.rotate_key(key, event=make_event())
     assert await store.key_by_digest(first) is None
     assert (await store.key_by_digest(second)) == (await store.key_by_digest(third)) == await store.key_by_id(key.id)
-    assert await store.rotate_key(replace(key, digest=first, old_digest=None, old_valid_until_us=None))
+    assert await store.rotate_key(
+        replace(key, digest=first, old_digest=None, old_valid_until_us=None), event=make_event()
+    )
     assert [await store.key_by_digest(digest) for digest in (second, third)] == [None, None]
 
 
 async def test_deleting_a_rotated_key_kills_both_secrets(store: Store) -> None:
     key = replace(make_key(), old_digest=b"\6" * 32, old_valid_until_us=NOW_US)
-    await store.create_key(key)
-    assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+    await keep_key(store, key)
+    assert await store.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
     assert [await store.key_by_digest(digest) for digest in key.digests] == [None, None]
-    assert not await store.rotate_key(key, make_once(key))
+    assert not await store.rotate_key(key, once=make_once(key), event=make_event())
     assert await store.asked_once(make_once(key).id) is None
 
 
@@ -86,12 +97,14 @@ async def test_what_was_asked_for_is_remembered_with_the_change_and_not_without(
     key = make_key()
     once = make_once(key)
     assert await store.asked_once(once.id) is None
-    await store.create_key(key, once)
+    await keep_key(store, key, once)
     assert await store.asked_once(once.id) == once
     with pytest.raises(NameTaken):
-        await store.create_key(make_key(name=key.name), make_once(key, 2))
+        await keep_key(store, make_key(name=key.name), make_once(key, 2))
     assert await store.asked_once(make_once(key, 2).id) is None
-    assert await store.rotate_key(replace(key, digest=b"\7" * 32), make_once(key, 3, NOW_US + 1))
+    assert await store.rotate_key(
+        replace(key, digest=b"\7" * 32), once=make_once(key, 3, NOW_US + 1), event=make_event()
+    )
     await store.forget_asked(before_us=NOW_US + 1)
     assert await store.asked_once(once.id) is None
     assert await store.asked_once(make_once(key, 3).id) == make_once(key, 3, NOW_US + 1)
@@ -100,7 +113,7 @@ async def test_what_was_asked_for_is_remembered_with_the_change_and_not_without(
 async def test_a_key_was_last_used_at_its_newest_admission_that_was_settled(store: Store) -> None:
     key, other = make_key(), make_key()
     for each in (key, other):
-        await store.create_key(each)
+        await keep_key(store, each)
     for times in ((5, 9, 7), (8,), ()):
         await store.post(Batch([make_charge(key_id=key.id, admitted_at_us=NOW_US + after_us) for after_us in times]))
         found = await store.key_by_id(key.id)
@@ -117,34 +130,34 @@ async def test_an_unknown_key_is_none(store: Store) -> None:
 
 
 async def test_a_name_is_unique_for_its_owner_only(store: Store) -> None:
-    await store.create_key(make_key(owner="users/alice", name="production"))
-    await store.create_key(make_key(owner="users/bob", name="production"))
+    await keep_key(store, make_key(owner="users/alice", name="production"))
+    await keep_key(store, make_key(owner="users/bob", name="production"))
     with pytest.raises(NameTaken, match="production"):
-        await store.create_key(make_key(owner="users/alice", name="production"))
+        await keep_key(store, make_key(owner="users/alice", name="production"))
     assert len(await _ids(store)) == 2
 
 
 async def test_of_callers_that_create_one_name_at_once_exactly_one_succeeds(store: Store) -> None:
     keys = [make_key(name="same") for _ in range(10)]
-    results = await asyncio.gather(*(store.create_key(key) for key in keys), return_exceptions=True)
+    results = await asyncio.gather(*(keep_key(store, key) for key in keys), return_exceptions=True)
     assert sorted(type(result).__name__ for result in results) == ["NameTaken"] * 9 + ["NoneType"]
 
 
 async def test_another_key_with_the_same_secret_is_an_error_but_not_a_taken_name(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     with pytest.raises(Exception) as caught:
-        await store.create_key(replace(make_key(), digest=key.digest))
+        await keep_key(store, replace(make_key(), digest=key.digest))
     assert not isinstance(caught.value, NameTaken)
 
 
 async def test_an_update_writes_what_is_edited_and_nothing_else(store: Store) -> None:
     key = make_key(quota=MONTHLY)
-    await store.create_key(key)
+    await keep_key(store, key)
     edited = replace(restricted(key), name="edited", quota=Quota(), expires_at_us=NOW_US + 1)
     frozen = replace(edited, owner="users/mallory", digest=b"\1" * 32, last4="zzzz", created_at_us=1, created_by="x")
     frozen = replace(frozen, old_digest=b"\2" * 32, old_valid_until_us=1)
-    assert await store.update_key(frozen)
+    assert await store.update_key(frozen, event=make_event())
     found = await store.key_by_id(key.id)
     assert found is not None
     assert found.key == edited
@@ -152,51 +165,51 @@ async def test_an_update_writes_what_is_edited_and_nothing_else(store: Store) ->
 
 async def test_an_update_can_keep_its_own_name_but_not_take_another_keys(store: Store) -> None:
     first, second = make_key(name="first"), make_key(name="second")
-    await store.create_key(first)
-    await store.create_key(second)
-    assert await store.update_key(replace(second, quota=MONTHLY))
+    await keep_key(store, first)
+    await keep_key(store, second)
+    assert await store.update_key(replace(second, quota=MONTHLY), event=make_event())
     with pytest.raises(NameTaken):
-        await store.update_key(replace(second, name="first"))
+        await store.update_key(replace(second, name="first"), event=make_event())
     found = await store.key_by_id(second.id)
     assert found is not None
     assert found.key == replace(second, quota=MONTHLY)
 
 
 async def test_an_unknown_key_can_be_neither_updated_nor_deleted(store: Store) -> None:
-    assert not await store.update_key(make_key())
-    assert not await store.delete_key("key_unknown", deleted_at_us=NOW_US)
+    assert not await store.update_key(make_key(), event=make_event())
+    assert not await store.delete_key("key_unknown", deleted_at_us=NOW_US, event=make_event())
 
 
 async def test_a_deleted_key_is_gone_for_every_method(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
-    assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+    await keep_key(store, key)
+    assert await store.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
     assert await store.key_by_digest(key.digest) is None
     assert await store.key_by_id(key.id) is None
     assert await _ids(store) == await _ids(store, owner=key.owner) == []
-    assert not await store.update_key(key)
-    assert not await store.delete_key(key.id, deleted_at_us=NOW_US + 1)
+    assert not await store.update_key(key, event=make_event())
+    assert not await store.delete_key(key.id, deleted_at_us=NOW_US + 1, event=make_event())
 
 
 async def test_the_name_of_a_deleted_key_is_free_again(store: Store) -> None:
     for _ in range(3):
         key = make_key(name="production")
-        await store.create_key(key)
-        assert await store.delete_key(key.id, deleted_at_us=NOW_US)
+        await keep_key(store, key)
+        assert await store.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
 
 
 async def test_the_secret_of_a_deleted_key_never_comes_back(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
-    await store.delete_key(key.id, deleted_at_us=NOW_US)
+    await keep_key(store, key)
+    await store.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
     with pytest.raises(Exception):  # noqa: B017 - which one is the driver's
-        await store.create_key(replace(make_key(), digest=key.digest))
+        await keep_key(store, replace(make_key(), digest=key.digest))
 
 
 async def test_lists_are_by_ascending_id_whatever_the_order_of_creation(store: Store) -> None:
     keys = [make_key(owner=f"users/{n % 2}") for n in range(6)]
     for key in reversed(keys):
-        await store.create_key(key)
+        await keep_key(store, key)
     assert await _ids(store) == [key.id for key in keys]
     assert await _ids(store, owner="users/1") == [key.id for key in keys[1::2]]
     assert await _ids(store, owner="users/2") == []
@@ -206,9 +219,9 @@ async def test_lists_are_by_ascending_id_whatever_the_order_of_creation(store: S
 async def test_pages_hold_every_key_once_also_when_their_last_key_is_deleted(store: Store, owner: str | None) -> None:
     keys = [make_key() for _ in range(5)]
     for key in keys:
-        await store.create_key(key)
+        await keep_key(store, key)
     first = await _ids(store, owner=owner, limit=2)
-    await store.delete_key(first[-1], deleted_at_us=NOW_US)
+    await store.delete_key(first[-1], deleted_at_us=NOW_US, event=make_event())
     second = await _ids(store, owner=owner, after=first[-1], limit=2)
     third = await _ids(store, owner=owner, after=second[-1], limit=2)
     assert first + second + third == [key.id for key in keys]
@@ -217,8 +230,8 @@ async def test_pages_hold_every_key_once_also_when_their_last_key_is_deleted(sto
 async def test_a_listed_key_has_its_own_totals(store: Store) -> None:
     keys: list[Key] = [make_key() for _ in range(3)]
     for key in keys:
-        await store.create_key(key)
+        await keep_key(store, key)
     posted = await store.post(Batch([make_charge(7, key_id=keys[1].id), make_charge(8, key_id=keys[2].id)]))
-    listed = await store.list_keys(owner=None, after=None, limit=100)
+    listed = await list_keys(store, KeyQuery())
     assert [stored.totals for stored in listed] == [Totals(), Totals(7, {"2026-09": 7}), Totals(8, {"2026-09": 8})]
     assert {stored.revision for stored in listed} == {posted.revision}

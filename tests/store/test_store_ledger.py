@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
+from changes import keep_key, make_event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store.builders import NOW_US, PRICES, USAGE, altered, make_charge, make_entry, make_key, make_unsettled, unique
@@ -39,8 +40,8 @@ async def test_an_empty_batch_posts_nothing(store: Store) -> None:
 
 async def test_new_charges_are_posted_with_the_absolute_totals_of_their_keys(store: Store) -> None:
     key, other = make_key(), make_key()
-    await store.create_key(key)
-    await store.create_key(other)
+    await keep_key(store, key)
+    await keep_key(store, other)
     august = make_charge(5, key_id=key.id, month="2026-08")
     september = make_charge(7, key_id=key.id), make_charge(11, key_id=key.id), make_charge(13, key_id=other.id)
 
@@ -60,7 +61,7 @@ async def test_new_charges_are_posted_with_the_absolute_totals_of_their_keys(sto
 
 async def test_the_owner_of_the_entry_pays_whoever_owns_the_key(store: Store) -> None:
     key = make_key(owner="users/alice")
-    await store.create_key(key)
+    await keep_key(store, key)
     await store.post(Batch([make_charge(5, key_id=key.id, owner="organizations/acme")]))
     assert await store.owner_totals("organizations/acme") == {"2026-09": 5}
     assert await store.owner_totals("users/alice") == {}
@@ -103,8 +104,8 @@ async def test_of_two_entries_under_one_decision_in_a_batch_the_first_counts(sto
 
 async def test_a_deleted_key_is_charged_as_usual(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
-    await store.delete_key(key.id, deleted_at_us=NOW_US)
+    await keep_key(store, key)
+    await store.delete_key(key.id, deleted_at_us=NOW_US, event=make_event())
     charge = make_charge(5, key_id=key.id)
     posted = await store.post(Batch([charge]))
     assert posted.totals == {key.id: Totals(5, {"2026-09": 5})}
@@ -118,7 +119,7 @@ async def test_a_key_that_the_store_never_knew_is_charged_as_usual(store: Store)
 
 async def test_a_total_reaches_64_bits_exactly(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     await store.post(Batch([make_charge(MAX_TOTAL_NANO - 1, key_id=key.id)]))
     await store.post(Batch([make_charge(1, key_id=key.id)]))
     assert await _totals(store, key.id) == Totals(MAX_TOTAL_NANO, {"2026-09": MAX_TOTAL_NANO})
@@ -127,7 +128,7 @@ async def test_a_total_reaches_64_bits_exactly(store: Store) -> None:
 @pytest.mark.parametrize("months", [("2026-09", "2026-09"), ("2026-08", "2026-09")])
 async def test_a_total_beyond_64_bits_posts_nothing_of_its_batch(store: Store, months: tuple[str, str]) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     before = await store.post(Batch([make_charge(MAX_TOTAL_NANO, key_id=key.id, month=months[0])]))
     batch = [make_charge(5, key_id="key_other", owner="users/bob"), make_charge(1, key_id=key.id, month=months[1])]
     with pytest.raises(OverflowError):
@@ -153,7 +154,7 @@ async def test_a_rejected_entry_that_is_not_unicode_does_not_hold_up_its_batch(s
 
 async def test_concurrent_posts_of_overlapping_batches_charge_everything_once(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     charges = [make_charge(1, key_id=key.id) for _ in range(60)]
     posted = await asyncio.gather(*(store.post(Batch(charges[n : n + 20])) for n in range(0, 41, 2)))
     assert Counter(charge.id for result in posted for charge in result.charges) == Counter(c.id for c in charges)
@@ -162,7 +163,7 @@ async def test_concurrent_posts_of_overlapping_batches_charge_everything_once(st
 
 async def test_a_read_key_its_totals_and_its_revision_are_of_one_instant(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     spent_by_revision = {0: 0}
     reads: list[tuple[int, int]] = []
 
@@ -243,7 +244,7 @@ async def test_totals_are_the_sum_of_each_charge_once_whatever_is_repeated_and_i
 
 async def test_a_decision_given_up_has_a_row_that_costs_nothing_and_is_no_charge(store: Store) -> None:
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     gave_up = make_unsettled(make_charge(5, key_id=key.id))
     posted = await store.post(Batch(unsettled=[gave_up], positions=[Position("a", 1)]))
     assert posted == Posted(posted.revision, unsettled=(gave_up,))
@@ -383,7 +384,7 @@ async def test_a_charge_reads_back_exactly_as_it_was_posted(
 ) -> None:
     entry = make_entry(status=status, usage=usage, output_told=output_told)
     entry = replace(entry, events=events, request_bytes=1001, answer_bytes=2002)
-    charge = settle(entry, PRICES, settled_at_us=NOW_US + 1)
+    charge = settle(entry, PRICES, day="2026-09-21", settled_at_us=NOW_US + 1)
     await store.post(Batch([charge]))
     (found,) = await store.list_charges(ChargeQuery())
     assert found == charge == await store.charge(charge.id)
@@ -414,6 +415,7 @@ async def test_every_fact_of_a_row_reads_back_exactly(
 ) -> None:
     if charged_as_reported and entry.reported is not None:
         usage = entry.reported.usage
+    entry = replace(entry, key_id=unique("key_"))  # whose usage is then that of one charge
     charge = replace(make_charge(7), id=unique("chg_"), entry=entry, usage=usage, measured=measured)
     await store.post(Batch([charge]))
     assert await store.charge(charge.id) == charge
@@ -466,8 +468,8 @@ async def test_nothing_follows_a_charge_that_is_unknown(store: Store) -> None:
 
 async def test_prices_read_back_exactly_and_a_version_stays_as_it_is(store: Store) -> None:
     distinct = Prices(**{field.name: number for number, field in enumerate(fields(Prices), start=1)})
-    await store.add_prices([PRICES, distinct])
-    await store.add_prices([distinct, distinct])
+    await store.note_prices([("m", 0, PRICES), ("m", 1, distinct)], NOW_US)
+    await store.note_prices([("other", 0, distinct), ("other", 1, distinct)], NOW_US)
     assert await store.prices(PRICES.id) == PRICES
     assert await store.prices(distinct.id) == distinct
     assert await store.prices("price_unknown") is None
@@ -513,9 +515,9 @@ async def test_forgotten_positions_are_gone_and_others_stay(store: Store) -> Non
 
 
 async def test_a_store_answers_until_it_is_closed(store: Store) -> None:
-    await store.ping()
+    await store.positions()
     await store.close()
-    for call in (store.ping(), store.key_by_id("key_x"), store.post(Batch()), store.create_key(make_key())):
+    for call in (store.positions(), store.key_by_id("key_x"), store.post(Batch()), keep_key(store, make_key())):
         with pytest.raises(StoreUnavailable):
             await call
 
@@ -530,13 +532,13 @@ async def test_closing_finishes_what_is_running_and_can_be_repeated(store: Store
 async def test_a_cancelled_caller_leaves_its_batch_whole_and_the_store_working(store: Store) -> None:
     """Wherever the cancellation strikes: the batch is there in full afterwards, and the next transactions run."""
     key = make_key()
-    await store.create_key(key)
+    await keep_key(store, key)
     for turns in range(12):
         charges = [make_charge(1, key_id=key.id) for _ in range(10)]
         caller = asyncio.create_task(store.post(Batch(charges, positions=[Position("journal", turns)])))
         await asyncio.sleep(0)  # it has called
         for _ in range(turns):
-            await store.ping()
+            await store.positions()
         caller.cancel()
         await asyncio.wait([caller])
         again = await store.post(Batch(charges))

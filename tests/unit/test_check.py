@@ -11,6 +11,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from changes import keep_key, make_event
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
@@ -20,11 +21,12 @@ from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
 from keytoll.core.access import Networks
 from keytoll.core.decision import Reason, Rules
-from keytoll.core.keys import Key, digest_of, mint_secret
+from keytoll.core.keys import Key
 from keytoll.core.months import Calendar
 from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Quota, QuotaKind
+from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse, HeaderValueOption
 from keytoll.metrics import Metrics
@@ -44,7 +46,7 @@ M = Offer(
 )
 MIXED = replace(M, model="mixed", pool="model/mixed", retries=0, upstream_model=None, running_usage=False)
 OFFERS = {"m": M, "mixed": MIXED}
-SECRET = mint_secret(bytes(range(32)))
+SECRET = mint(KEY_PREFIX, bytes(range(32)))
 KEY = Key("key_1", "users/alice", "España 🚀", digest_of(SECRET), SECRET[-4:], Quota(), None, 0)
 
 
@@ -103,7 +105,7 @@ def request(
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     store = await SqliteStore.open(tmp_path / "keytoll.db")
-    await store.create_key(KEY)
+    await keep_key(store, KEY)
     file = AdmissionsFile(tmp_path)
     file.open()
     yield Bench(store, file)
@@ -192,7 +194,7 @@ async def test_the_scheme_may_be_written_in_any_case(bench: Bench) -> None:
 async def test_only_a_keys_first_request_asks_the_store(bench: Bench) -> None:
     await bench.check()
     assert isinstance(bench.handler(request()), bytes)
-    unknown = f"Bearer {mint_secret(bytes(32))}"
+    unknown = f"Bearer {mint(KEY_PREFIX, bytes(32))}"
     assert (await bench.check(authorization=unknown)).denied_response.status.code == 401
     assert isinstance(bench.handler(request(authorization=unknown)), bytes)
     lookups = bench.metrics.registry.get_sample_value
@@ -215,7 +217,7 @@ async def test_a_headers_only_check_refuses_by_headers(bench: Bench) -> None:
 
 async def test_a_refusal_carries_its_headers_and_names_of_any_script(bench: Bench) -> None:
     spent = Key(**{n: getattr(KEY, n) for n in Key.__slots__} | {"quota": Quota(QuotaKind.TOTAL, 0)})
-    await bench.store.update_key(spent)
+    await bench.store.update_key(spent, event=make_event())
     response = (await bench.check()).denied_response
     headers = {h.header.key: h.header.value for h in response.headers}
     assert response.status.code == 429
@@ -228,7 +230,7 @@ async def test_a_store_that_is_away_is_an_outage_for_unknown_keys_only(bench: Be
     await bench.check()
     await bench.store.close()
     assert (await bench.check()).status.code == 0
-    response = await bench.check(authorization=f"Bearer {mint_secret(bytes(32))}")
+    response = await bench.check(authorization=f"Bearer {mint(KEY_PREFIX, bytes(32))}")
     assert response.denied_response.status.code == 503
     assert json.loads(response.denied_response.body)["error"]["code"] == "service_unavailable"
 
@@ -270,7 +272,7 @@ async def test_a_read_is_let_through_by_its_keys_id_and_holds_nothing(bench: Ben
 
 
 async def limited(bench: Bench, limit_nano: int = 1) -> None:
-    await bench.store.update_key(replace(KEY, quota=Quota(QuotaKind.TOTAL, limit_nano)))
+    await bench.store.update_key(replace(KEY, quota=Quota(QuotaKind.TOTAL, limit_nano)), event=make_event())
 
 
 async def test_a_request_beside_one_that_holds_the_rest_waits_a_moment_for_it(bench: Bench) -> None:
@@ -311,7 +313,7 @@ async def test_a_key_that_is_deleted_while_its_request_waits_is_refused(bench: B
     waiting = asyncio.ensure_future(bench.check())
     while not bench.book.waiting("key_1"):
         await asyncio.sleep(0)
-    await bench.store.delete_key("key_1", deleted_at_us=NOW_US)
+    await bench.store.delete_key("key_1", deleted_at_us=NOW_US, event=make_event())
     bench.cache.forget(KEY.digest)
     bench.book.end([UUID(first["decision_id"])])
     assert (await waiting).denied_response.status.code == 401
@@ -351,7 +353,7 @@ def left(response: CheckResponse) -> list[tuple[str, str, int]]:
 async def test_an_admitted_request_is_told_what_is_left_beside_its_own_hold(bench: Bench) -> None:
     assert left(await bench.check()) == []  # unlimited
     quota = Quota(QuotaKind.TOTAL, 10_000_000_000)
-    await bench.store.update_key(replace(KEY, quota=quota))
+    await bench.store.update_key(replace(KEY, quota=quota), event=make_event())
     bench.cache.forget(KEY.digest)
     overwrite = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
     assert left(await bench.check()) == [("x-keytoll-quota-remaining", "9.999999998", overwrite)]
@@ -362,7 +364,7 @@ async def test_an_admitted_request_is_told_what_is_left_beside_its_own_hold(benc
 
 @pytest.mark.parametrize("kind", ["key", "full"])
 async def test_the_source_is_envoys_word_and_no_headers(bench: Bench, kind: str) -> None:
-    await bench.store.update_key(replace(KEY, allowed_networks=Networks(("10.0.0.0/8",))))
+    await bench.store.update_key(replace(KEY, allowed_networks=Networks(("10.0.0.0/8",))), event=make_event())
     forged = {"x_forwarded_for": "10.0.0.1", "x_real_ip": "10.0.0.1", "forwarded": "for=10.0.0.1"}
     response = await bench.check(kind=kind, source="192.0.2.1", **forged)
     assert response.denied_response.status.code == 403
@@ -372,15 +374,15 @@ async def test_the_source_is_envoys_word_and_no_headers(bench: Bench, kind: str)
 
 @pytest.mark.parametrize("kind", ["key", "full"])
 async def test_a_disabled_key_is_refused_in_both_checks(bench: Bench, kind: str) -> None:
-    await bench.store.update_key(replace(KEY, disabled=True))
+    await bench.store.update_key(replace(KEY, disabled=True), event=make_event())
     assert (await bench.check(kind=kind)).denied_response.status.code == 401
 
 
 @pytest.mark.parametrize(("valid_for_us", "code"), [(1, 0), (0, 7)])
 async def test_an_old_secret_is_taken_as_its_key_until_its_time(bench: Bench, valid_for_us: int, code: int) -> None:
-    new = mint_secret(b"n" * 32)
+    new = mint(KEY_PREFIX, b"n" * 32)
     rotated = replace(KEY, digest=digest_of(new), old_digest=KEY.digest, old_valid_until_us=NOW_US + valid_for_us)
-    await bench.store.rotate_key(rotated)
+    await bench.store.rotate_key(rotated, event=make_event())
     by_new = await bench.check(authorization=f"Bearer {new}")
     by_old = await bench.check()
     assert (by_new.status.code, by_old.status.code) == (0, code)

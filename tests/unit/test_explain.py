@@ -62,7 +62,7 @@ def test_lines_add_up_to_the_exact_sum_whose_rounding_is_the_cost(usage: Usage, 
 @given(entries, prices)
 def test_whatever_is_settled_its_explanation_adds_up(entry: Entry, price: Prices) -> None:
     """Reported, estimated, refused or cut: lines, rounding and the cut to the hold lead to the ledger's amount."""
-    charge = settle(entry, price, settled_at_us=2_000)
+    charge = settle(entry, price, day="2026-09-21", settled_at_us=2_000)
     found = explain(charge)
     assert found.adds_up
     assert found.sum_femto + found.rounding_femto == found.rounded_nano * 1_000_000
@@ -74,7 +74,7 @@ def test_whatever_is_settled_its_explanation_adds_up(entry: Entry, price: Prices
 @given(entries)
 def test_an_estimate_is_told_with_what_it_was_made_of(entry: Entry) -> None:
     """Count and rate, rounded up, are the tokens that were charged; what was reported is not called estimated."""
-    charge = settle(entry, PRICES, settled_at_us=2_000)
+    charge = settle(entry, PRICES, day="2026-09-21", settled_at_us=2_000)
     estimates = explain(charge).estimates
     assert bool(estimates) == (charge.measured is Measured.ESTIMATED)
     for estimate in estimates:
@@ -87,7 +87,7 @@ def test_an_estimate_is_told_with_what_it_was_made_of(entry: Entry) -> None:
 
 
 def test_a_charge_is_explained_line_by_line() -> None:
-    found = explain(settle(ENTRY, PRICES, settled_at_us=2_000))
+    found = explain(settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=2_000))
     told = [(line.item, line.count, line.price_nano, line.per, line.product_femto) for line in found.lines]
     assert told == [
         ("input", 1_000, 4 * NANO, 1_000_000, 4 * FEMTO // 1_000),
@@ -103,27 +103,27 @@ def test_a_charge_is_explained_line_by_line() -> None:
 
 def test_an_estimate_beyond_its_hold_is_told_to_be_cut_and_a_report_is_not() -> None:
     cut = replace(ENTRY, reported=None, request_bytes=4_001, events=30, hold_nano=1_000_000)
-    found = explain(settle(cut, PRICES, settled_at_us=2_000))
+    found = explain(settle(cut, PRICES, day="2026-09-21", settled_at_us=2_000))
     assert found.estimates == (
         Estimate("input", "request_bytes", 4_001, 250, 1_001),
         Estimate("output", "events", 30, 1_000, 30),
     )
     assert (found.rounded_nano, found.capped, found.adds_up) == (4_364_005, True, True)
-    reported = settle(replace(ENTRY, hold_nano=1_000_000), PRICES, settled_at_us=2_000)
+    reported = settle(replace(ENTRY, hold_nano=1_000_000), PRICES, day="2026-09-21", settled_at_us=2_000)
     assert (explain(reported).capped, reported.beyond_hold_nano) == (False, 3_243_005)
 
 
 def test_an_amount_that_is_not_what_its_sum_gives_is_told() -> None:
-    charge = settle(ENTRY, PRICES, settled_at_us=2_000)
+    charge = settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=2_000)
     assert not explain(replace(charge, amount_nano=charge.amount_nano + 1)).adds_up
     assert not explain(replace(charge, amount_nano=charge.amount_nano - 1)).adds_up
 
 
 def test_an_unsettled_row_has_no_sum_and_its_correction_has_and_refers_to_it() -> None:
-    row = unsettled(ENTRY, PRICES, settled_at_us=2_000)
+    row = unsettled(ENTRY, PRICES, day="2026-09-21", settled_at_us=2_000)
     assert (explain(row).lines, explain(row).adds_up, row.refers_to) == ((), True, None)
-    corrected = correction(settle(ENTRY, PRICES, settled_at_us=3_000))
-    assert explain(corrected) == explain(settle(ENTRY, PRICES, settled_at_us=3_000))
+    corrected = correction(settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=3_000))
+    assert explain(corrected) == explain(settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=3_000))
     assert corrected.refers_to == row.id
 
 
@@ -136,7 +136,7 @@ def test_a_price_that_comes_back_applies_from_its_latest_date_before_the_admissi
 ) -> None:
     history = [(0, "a", 1), (20, "c", 1), (20, "b", 2), (30, "a", 1), (90, "b", 1)]
     entry = replace(ENTRY, price_id=price_id, admitted_at_us=admitted_at_us)
-    assert price_from_us(history, settle(entry, PRICES, settled_at_us=100)) == from_us
+    assert price_from_us(history, settle(entry, PRICES, day="2026-09-21", settled_at_us=100)) == from_us
 
 
 @given(st.integers(-(10**40), 10**40))

@@ -161,7 +161,7 @@ def test_the_classes_add_up_to_what_was_reported(reported: dict[str, int]) -> No
 
 
 def test_a_reported_usage_is_charged_at_the_entrys_prices() -> None:
-    charge = settle(ENTRY, PRICES, settled_at_us=9)
+    charge = settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=9)
     assert charge.amount_nano == 10 * 4_000 + 5 * 12_000
     assert charge.measured is Measured.REPORTED
     assert charge.id == "chg_01923f5e000070008000000000000001"
@@ -169,13 +169,13 @@ def test_a_reported_usage_is_charged_at_the_entrys_prices() -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 def test_a_refusal_is_a_row_of_nothing(status: int) -> None:
-    charge = settle(replace(ENTRY, status=status), PRICES, settled_at_us=9)
+    charge = settle(replace(ENTRY, status=status), PRICES, day="2026-09-21", settled_at_us=9)
     assert (charge.amount_nano, charge.usage, charge.measured) == (0, Usage(), Measured.NONE)
 
 
 def test_a_caller_who_leaves_before_a_backend_was_tried_pays_nothing() -> None:
     entry = replace(ENTRY, status=0, attempts=0, reported=None)
-    charge = settle(entry, replace(PRICES, request=5), settled_at_us=9)
+    charge = settle(entry, replace(PRICES, request=5), day="2026-09-21", settled_at_us=9)
     assert (charge.amount_nano, charge.measured) == (0, Measured.NONE)
 
 
@@ -226,18 +226,18 @@ ESTIMATES: list[tuple[str, dict[str, Any], Usage, Measured]] = [
 )
 def test_what_no_usage_tells_is_estimated(changes: dict[str, Any], usage: Usage, measured: Measured) -> None:
     """User reports 22 and 23."""
-    charge = settle(replace(ENTRY, **({"reported": None} | changes)), PRICES, settled_at_us=9)
+    charge = settle(replace(ENTRY, **({"reported": None} | changes)), PRICES, day="2026-09-21", settled_at_us=9)
     assert (charge.usage, charge.measured) == (usage, measured)
     assert charge.amount_nano == usage.input * 4_000 + usage.output * 12_000
 
 
 def test_an_estimate_never_exceeds_its_hold_and_a_report_may() -> None:
-    estimated = settle(replace(ENTRY, reported=None, hold_nano=7), PRICES, settled_at_us=9)
+    estimated = settle(replace(ENTRY, reported=None, hold_nano=7), PRICES, day="2026-09-21", settled_at_us=9)
     assert (estimated.amount_nano, estimated.beyond_hold_nano) == (7, 0)
-    reported = settle(replace(ENTRY, hold_nano=7), PRICES, settled_at_us=9)
+    reported = settle(replace(ENTRY, hold_nano=7), PRICES, day="2026-09-21", settled_at_us=9)
     assert reported.amount_nano == 10 * 4_000 + 5 * 12_000
     assert reported.beyond_hold_nano == reported.amount_nano - 7
-    assert settle(replace(ENTRY, hold_nano=None), PRICES, settled_at_us=9).beyond_hold_nano == 0
+    assert settle(replace(ENTRY, hold_nano=None), PRICES, day="2026-09-21", settled_at_us=9).beyond_hold_nano == 0
 
 
 def test_the_price_of_a_request_is_charged_whenever_a_backend_worked_on_it() -> None:
@@ -248,12 +248,17 @@ def test_the_price_of_a_request_is_charged_whenever_a_backend_worked_on_it() -> 
         {"reported": None, "status": 0},
         {"endpoint": "audio/speech", "reported": None},
     ):
-        assert settle(replace(ENTRY, **changes), prices, settled_at_us=9).amount_nano == 1_000, changes
-    assert settle(replace(ENTRY, status=500), prices, settled_at_us=9).amount_nano == 0
+        assert settle(replace(ENTRY, **changes), prices, day="2026-09-21", settled_at_us=9).amount_nano == 1_000, (
+            changes
+        )
+    assert settle(replace(ENTRY, status=500), prices, day="2026-09-21", settled_at_us=9).amount_nano == 0
 
 
 def test_a_decision_that_was_given_up_is_a_row_of_nothing_and_a_late_entry_its_correction() -> None:
-    given_up, charge = unsettled(ENTRY, PRICES, settled_at_us=9), settle(ENTRY, PRICES, settled_at_us=10)
+    given_up, charge = (
+        unsettled(ENTRY, PRICES, day="2026-09-21", settled_at_us=9),
+        settle(ENTRY, PRICES, day="2026-09-21", settled_at_us=10),
+    )
     assert (given_up.kind, given_up.amount_nano) == (Kind.UNSETTLED, 0)
     corrected: Charge = correction(charge)
     assert (corrected.kind, corrected.amount_nano) == (Kind.CORRECTION, charge.amount_nano)
@@ -261,7 +266,7 @@ def test_a_decision_that_was_given_up_is_a_row_of_nothing_and_a_late_entry_its_c
 
 
 def test_the_price_of_a_request_comes_on_top() -> None:
-    charge = settle(ENTRY, replace(PRICES, request=1_000), settled_at_us=9)
+    charge = settle(ENTRY, replace(PRICES, request=1_000), day="2026-09-21", settled_at_us=9)
     assert charge.amount_nano == 10 * 4_000 + 5 * 12_000 + 1_000
 
 

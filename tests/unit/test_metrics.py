@@ -31,6 +31,7 @@ def settled(metrics: Metrics, models: int) -> int:
         settle(
             replace(ENTRY, model=f"junk-{n}", key_id=f"key_of_somebody_{n}", owner=f"users/somebody-{n}"),
             PRICES,
+            day="2026-09-21",
             settled_at_us=1,
         )
         for n in range(models)

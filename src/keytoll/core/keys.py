@@ -1,26 +1,23 @@
-"""API keys: the secret's form, and what is kept of it.
+"""API keys: what is kept of one, how it stands, and its name."""
 
-A secret is `gw-sk-`, 43 base62 characters (256 random bits) and 6 base62 characters of the CRC-32 of all that stands
-before. A typo or a random guess is so refused without a lookup, and scanners can recognise a leaked key. What is stored
-is its SHA-256, which needs no salt nor stretching at 256 bits of randomness, and its last four characters.
-"""
-
-import hashlib
-import re
-import zlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from keytoll.core.access import Networks
 from keytoll.core.errors import InvalidValue
 from keytoll.core.quota import Quota
+from keytoll.core.secrets import KEY_PREFIX, masked
 
-KEY_PREFIX = "gw-sk-"
 MAX_NAME_LENGTH = 100
 
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_BODY_LENGTH, _CHECKSUM_LENGTH = 43, 6
-_SECRET = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_BODY_LENGTH + _CHECKSUM_LENGTH}}}", re.ASCII)
-_OWNER = re.compile(r"(?:users|organizations)/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
+
+class KeyStatus(StrEnum):
+    """How a key stands. Of several that are so, the first one here is told."""
+
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+    SPENT = "spent"
+    ACTIVE = "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +59,7 @@ class Key:
     @property
     def masked(self) -> str:
         """The key as it may be shown after its creation: `gw-sk-****7f2a`."""
-        return f"{KEY_PREFIX}****{self.last4}"
-
-
-def mint_secret(random: bytes) -> str:
-    """Return the secret that 32 random bytes make."""
-    if len(random) != 32:
-        raise ValueError("a secret is made of 32 random bytes")
-    head = KEY_PREFIX + _base62(int.from_bytes(random), _BODY_LENGTH)
-    return head + _checksum(head)
-
-
-def is_well_formed(secret: str) -> bool:
-    """Return whether the text has a secret's form and its checksum is right."""
-    if _SECRET.fullmatch(secret) is None:
-        return False
-    return _checksum(secret[:-_CHECKSUM_LENGTH]) == secret[-_CHECKSUM_LENGTH:]
-
-
-def digest_of(secret: str) -> bytes:
-    """Return what is stored and looked up in place of the secret: its SHA-256."""
-    return hashlib.sha256(secret.encode("ascii")).digest()
+        return masked(KEY_PREFIX, self.last4)
 
 
 def check_name(name: str) -> str:
@@ -95,26 +72,3 @@ def check_name(name: str) -> str:
     if any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in name):
         raise InvalidValue("name", "must not hold control characters")
     return name
-
-
-def check_owner(owner: str) -> str:
-    """Return the owner if it is `users/NAME` or `organizations/NAME`."""
-    if _OWNER.fullmatch(owner) is None:
-        raise InvalidValue(
-            "owner",
-            "must be users/NAME or organizations/NAME; a NAME has 1 to 64 letters, digits, dots, dashes and underscores"
-            " and starts and ends with a letter or digit",
-        )
-    return owner
-
-
-def _checksum(head: str) -> str:
-    return _base62(zlib.crc32(head.encode("ascii")), _CHECKSUM_LENGTH)
-
-
-def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 62)
-        digits.append(_BASE62[digit])
-    return "".join(reversed(digits))

@@ -99,7 +99,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A row of the ledger. `prices` are the unit prices that `amount_nano` was computed with."""
+    """A row of the ledger. `prices` are the unit prices that `amount_nano` was computed with.
+
+    `day` is that of its admission in the billing zone, `YYYY-MM-DD`.
+    """
 
     id: str
     kind: Kind
@@ -108,6 +111,7 @@ class Charge:
     usage: Usage
     measured: Measured
     amount_nano: int
+    day: str
     settled_at_us: int
 
     @property
@@ -122,8 +126,8 @@ class Charge:
         return 0 if held is None else max(0, self.amount_nano - held)
 
 
-def settle(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
-    """Return the charge of an entry.
+def settle(entry: Entry, prices: Prices, *, day: str, settled_at_us: int) -> Charge:
+    """Return the charge of an entry that was admitted on a `day` of the billing zone.
 
     What a backend reported is charged as reported, zeros included. A backend's refusal, and what never reached one, is
     free. Where an answer was delivered, or begun, or asked for, and no usage was told, its tokens are estimated: never
@@ -141,11 +145,12 @@ def settle(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
         usage=usage,
         measured=measured,
         amount_nano=amount_nano,
+        day=day,
         settled_at_us=settled_at_us,
     )
 
 
-def unsettled(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
+def unsettled(entry: Entry, prices: Prices, *, day: str, settled_at_us: int) -> Charge:
     """Return the row that says that a decision's entry never came. `entry` holds what was known at its admission."""
     return Charge(
         id=_unsettled_id(entry),
@@ -155,6 +160,7 @@ def unsettled(entry: Entry, prices: Prices, *, settled_at_us: int) -> Charge:
         usage=Usage(),
         measured=Measured.NONE,
         amount_nano=0,
+        day=day,
         settled_at_us=settled_at_us,
     )
 

@@ -1,4 +1,4 @@
-"""Calendar months of the billing time zone: what a monthly quota counts by.
+"""Calendar months of the billing time zone, which a monthly quota counts by, and its days, which usage is told by.
 
 A month is named `YYYY-MM`. It starts at local midnight of its 1st, also where daylight saving moves that midnight.
 """
@@ -68,3 +68,7 @@ class Calendar:
         if not last.start_us <= at_us < last.end_us:
             last = self._last = month_at(at_us, self.zone)
         return last
+
+    def day(self, at_us: int) -> str:
+        """Return the day of the zone that holds the instant, as `YYYY-MM-DD`."""
+        return to_datetime(at_us).astimezone(self.zone).date().isoformat()

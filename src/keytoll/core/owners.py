@@ -17,9 +17,7 @@ USERS, ORGANIZATIONS = "users", "organizations"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 _NAMED = re.compile(_NAME, re.ASCII)
 _OWNER = re.compile(rf"({USERS}|{ORGANIZATIONS})/({_NAME})", re.ASCII)
-_A_NAME = (
-    "has 1 to 64 letters, digits, dots, dashes and underscores and starts and ends with a letter or digit"  # noqa: S105
-)
+_A_NAME = "has 1 to 64 letters, digits, dots, dashes and underscores and starts and ends with a letter or digit"
 
 
 @dataclass(frozen=True, slots=True)

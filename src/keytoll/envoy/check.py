@@ -38,9 +38,9 @@ from keytoll.core.decision import (
     decide_by_headers,
 )
 from keytoll.core.ids import uuid7
-from keytoll.core.keys import digest_of, is_well_formed
 from keytoll.core.ledger import Entry
 from keytoll.core.money import format_amount
+from keytoll.core.secrets import KEY_PREFIX, digest_of, is_well_formed
 from keytoll.envoy.entries import settlement_facts
 from keytoll.envoy.messages.check_pb2 import AttributeContext, CheckRequest, CheckResponse, HeaderValueOption
 from keytoll.metrics import Metrics
@@ -243,7 +243,7 @@ def _is_held(verdict: Verdict) -> bool:
 
 def _bearer(authorization: str) -> str | None:
     match = _BEARER.fullmatch(authorization)
-    return match[1] if match and is_well_formed(match[1]) else None
+    return match[1] if match and is_well_formed(KEY_PREFIX, match[1]) else None
 
 
 def _request_id(attributes: AttributeContext) -> str:

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from pydantic import BaseModel
 
 from keytoll.core.errors import InvalidValue
 from keytoll.core.expiry import format_timestamp
+from keytoll.core.permissions import Actor, Operator
 from keytoll.http.contract import (
     About,
     ChargeDetail,
@@ -34,11 +35,11 @@ from keytoll.http.contract import (
 from keytoll.http.errors import ONCE_HEADER, add_error_handlers
 from keytoll.http.guard import Guard, StrictRoute
 from keytoll.management import Asked, EditPreview, Management
-from keytoll.store.base import StoredKey
+from keytoll.store.base import KeyQuery, StoredKey
 
 __all__ = ["About", "create_api"]
 
-T = TypeVar("T")
+_OPERATOR = Actor(Operator(), "operator.sock")
 
 
 def create_api(management: Management, *, about: About) -> FastAPI:
@@ -119,7 +120,8 @@ def _keys_of(owner: Callable[..., Awaitable[str]], prefix: str) -> APIRouter:
         body: KeyIn, _: _NoQuery, owner: owned, once: _Once, management: _Management, response: Response
     ) -> CreatedKey | KeyOut:
         """Create a key; the answer alone holds its secret. A repeat under the same id answers 200, without the secret."""
-        stored, secret = await management.create_key(
+        stored, secret = await management.keys.create(
+            _OPERATOR,
             owner=owner,
             name=body.name,
             quota=body.quota.to_core(),
@@ -145,7 +147,7 @@ def _key_of(owner: Callable[..., Awaitable[str | None]], prefix: str) -> APIRout
     @router.get("")
     async def get_key(key_id: str, owner: owned, management: _Management) -> KeyOut:
         """Show a key."""
-        return _key_out(await management.get_key(key_id, owner=owner), management)
+        return _key_out(await management.keys.get(_OPERATOR, key_id, owner=owner), management)
 
     @router.patch("")
     async def edit_key(
@@ -154,14 +156,16 @@ def _key_of(owner: Callable[..., Awaitable[str | None]], prefix: str) -> APIRout
         """Change a key; in force when answered. A dry run changes nothing, and tells what the edit would do."""
         changes = body.to_core()
         if query.dry_run:
-            preview = await management.preview_edit(key_id, changes, currency=about.currency, owner=owner)
+            preview = await management.keys.preview_edit(
+                _OPERATOR, key_id, changes, currency=about.currency, owner=owner
+            )
             return _preview_out(preview, management)
-        return _key_out(await management.edit_key(key_id, changes, owner=owner), management)
+        return _key_out(await management.keys.edit(_OPERATOR, key_id, changes, owner=owner), management)
 
     @router.delete("", status_code=204)
     async def delete_key(key_id: str, _: _NoQuery, owner: owned, management: _Management) -> None:
         """Delete a key; in force when answered. Requests that are already running finish and are charged."""
-        await management.delete_key(key_id, owner=owner)
+        await management.keys.delete(_OPERATOR, key_id, owner=owner)
 
     @router.post("/rotate")
     async def rotate_key(
@@ -170,7 +174,9 @@ def _key_of(owner: Callable[..., Awaitable[str | None]], prefix: str) -> APIRout
         """Give a key another secret, which the answer alone holds; in force when answered."""
         until_us = instant("old_valid_until", body.old_valid_until)
         asked = _asked(once, body)
-        stored, secret = await management.rotate_key(key_id, old_valid_until_us=until_us, owner=owner, asked=asked)
+        stored, secret = await management.keys.rotate(
+            _OPERATOR, key_id, old_valid_until_us=until_us, owner=owner, asked=asked
+        )
         return _with_secret(stored, secret, management, response)
 
     return router
@@ -190,27 +196,24 @@ _routers = (
 @_router.get("/charges")
 async def list_charges(query: Annotated[ChargesQuery, Query()], management: _Management, about: _About) -> ChargePage:
     """List charges, newest admission first."""
-    page, following = _page(await management.list_charges(query.to_core()), query.limit)
-    return ChargePage(
-        data=[ChargeOut.of(charge, currency=about.currency) for charge in page],
-        next=page[-1].id if following else None,
-    )
+    page = await management.books.list_charges(_OPERATOR, query.to_core())
+    data = [ChargeOut.of(listed.charge, currency=about.currency) for listed in page.data]
+    return ChargePage(data=data, next=page.next)
 
 
 @_router.get("/charges/{charge_id}")
 async def explain_charge(charge_id: str, management: _Management, about: _About) -> ChargeDetail:
     """Show a row of the ledger, of any kind, with its sum line by line."""
-    return ChargeDetail.explained(await management.explain_charge(charge_id), currency=about.currency)
+    return ChargeDetail.explained(await management.books.explain_charge(_OPERATOR, charge_id), currency=about.currency)
 
 
 @_router.get("/unsettled")
 async def list_unsettled(query: Annotated[UnsettledQuery, Query()], management: _Management) -> UnsettledPage:
     """List the decisions whose log entry never came, newest admission first."""
-    found = await management.list_unsettled(after=query.after, limit=query.limit + 1, settled_later=query.settled_later)
-    page, following = _page(found, query.limit)
-    return UnsettledPage(
-        data=[UnsettledOut.of(unsettled) for unsettled in page], next=page[-1].charge.id if following else None
+    page = await management.books.list_unsettled(
+        _OPERATOR, after=query.after, limit=query.limit, settled_later=query.settled_later
     )
+    return UnsettledPage(data=[UnsettledOut.of(unsettled) for unsettled in page.data], next=page.next)
 
 
 def _preview_out(preview: EditPreview, management: Management) -> EditPreviewOut:
@@ -239,14 +242,9 @@ def _with_secret(
 
 
 async def _list(owner: str | None, query: KeysQuery, management: Management) -> KeyPage:
-    found = await management.list_keys(owner=owner, after=query.after, limit=query.limit + 1)
-    page, following = _page(found, query.limit)
-    return KeyPage(data=[_key_out(stored, management) for stored in page], next=page[-1].key.id if following else None)
-
-
-def _page(found: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
-    return found[:limit], len(found) > limit
+    page = await management.keys.list(_OPERATOR, KeyQuery(owner=owner, after=query.after, limit=query.limit))
+    return KeyPage(data=[_key_out(stored, management) for stored in page.data], next=page.next)
 
 
 def _key_out(stored: StoredKey, management: Management) -> KeyOut:
-    return KeyOut.of(stored, management.standing(stored))
+    return KeyOut.of(stored, management.keys.standing(stored))

@@ -126,13 +126,13 @@ class ChargesQuery(_PageQuery):
     since: str | None = None
 
     def to_core(self) -> ChargeQuery:
-        """Return the query, asking for one more than the page holds, which tells whether a page follows."""
+        """Return the query."""
         return ChargeQuery(
             owner=self.owner,
             key_id=self.key_id,
             since_us=instant("since", self.since),
             after=self.after,
-            limit=self.limit + 1,
+            limit=self.limit,
         )
 
 

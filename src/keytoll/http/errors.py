@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
 from keytoll.management import ChargeNotFound, KeyNotFound, RepeatDiffers, RepeatOfDeleted
-from keytoll.store.base import NameTaken, StoreUnavailable
+from keytoll.store.base import NameTaken, OwnerDeleted, StoreUnavailable
 
 ONCE_HEADER = "Idempotency-Key"
 """Under which a caller may repeat a change without having it made twice."""
@@ -85,6 +85,11 @@ async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
 
 
+async def _on_owner_deleted(_request: Request, _exc: Exception) -> Response:
+    message = "name: an owner of this name was deleted; names aren't used twice"
+    return error_answer(409, message, param="name", code="name_taken")
+
+
 async def _on_repeat_differs(_request: Request, _exc: Exception) -> Response:
     message = f"{ONCE_HEADER}: something else was asked for under this id within the last 24 hours; use another one"
     return error_answer(422, message, param=ONCE_HEADER, code="idempotency_key_reused")
@@ -113,6 +118,7 @@ _HANDLERS: Mapping[type[Exception], Callable[[Request, Any], Awaitable[Response]
     KeyNotFound: _on_key_not_found,
     ChargeNotFound: _on_charge_not_found,
     NameTaken: _on_name_taken,
+    OwnerDeleted: _on_owner_deleted,
     RepeatDiffers: _on_repeat_differs,
     RepeatOfDeleted: _on_repeat_of_deleted,
     StoreUnavailable: on_store_unavailable,

@@ -3,15 +3,20 @@
 Values that cross this line are core's frozen dataclasses, never rows. Driver errors are wrapped once, in the store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from keytoll.core.keys import Key
+from keytoll.core.audit import Action, AuditEvent
+from keytoll.core.keys import Key, KeyStatus
 from keytoll.core.ledger import Charge, Kind
+from keytoll.core.owners import AccessToken, Member, Organization, User
+from keytoll.core.permissions import Person
 from keytoll.core.pricing import Prices
-from keytoll.core.quota import Totals
+from keytoll.core.quota import QuotaKind, Totals
+from keytoll.core.usage import Group, UsageRow
 
 
 class StoreUnavailable(Exception):
@@ -28,6 +33,22 @@ class StoreTooNew(Exception):
 
 class NameTaken(Exception):
     """The owner has another key of this name."""
+
+
+class OwnerNotFound(Exception):
+    """There is no such person or organization."""
+
+
+class OwnerTaken(Exception):
+    """There is a person or an organization of this name already."""
+
+
+class OwnerDeleted(Exception):
+    """A person or an organization of this name was deleted: charges are kept by the name, so it isn't used twice."""
+
+
+class LastAdmin(Exception):
+    """The organization would be left without an admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +145,97 @@ class PriceRecord(NamedTuple):
     noted_at_us: int
 
 
+class KeySort(StrEnum):
+    """What keys are listed by. A key that never expires comes after all others, one that was never used before them."""
+
+    CREATED_AT = "created_at"
+    NAME = "name"
+    EXPIRES_AT = "expires_at"
+    LAST_USED_AT = "last_used_at"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyQuery:
+    """Which keys to list, of one owner or of all, and in which order.
+
+    `text` is in their names, whatever the case. `after` is the `key_cursor` of the last key of the page before.
+    """
+
+    owner: str | None = None
+    text: str | None = None
+    status: KeyStatus | None = None
+    quota: QuotaKind | None = None
+    sort: KeySort = KeySort.CREATED_AT
+    descending: bool = False
+    after: str | None = None
+    limit: int = 100
+
+
+def key_cursor(stored: StoredKey, sort: KeySort) -> str:
+    """Return what names a key as the last one of a page.
+
+    That is its id, and where it may be used between two pages, when it was used as it was listed: else the second page
+    might begin anew with what was on the first one.
+    """
+    return f"{stored.key.id}@{stored.last_used_at_us or 0}" if sort is KeySort.LAST_USED_AT else stored.key.id
+
+
 @dataclass(frozen=True, slots=True)
 class ChargeQuery:
-    """Which charges to list, newest admission first. `after` is the id of the last charge of the page before."""
+    """Which charges to list, newest admission first: those at or after `since_us`, and before `until_us`.
+
+    `after` is the id of the last charge of the page before.
+    """
 
     owner: str | None = None
     key_id: str | None = None
+    model: str | None = None
     since_us: int | None = None
+    until_us: int | None = None
+    after: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which usage to sum, of one owner or of all: from the day `since` through the day `until`, `YYYY-MM-DD`."""
+
+    since: str
+    until: str
+    owner: str | None = None
+    group_by: frozenset[Group] = frozenset()
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which events to list, newest first: those at or after `since_us`, and before `until_us`.
+
+    `after` is the id of the last event of the page before.
+    """
+
+    owner: str | None = None
+    actor: str | None = None
+    action: Action | None = None
+    since_us: int | None = None
+    until_us: int | None = None
     after: str | None = None
     limit: int = 100
 
 
 class KeyStore(Protocol):
-    """Keys. A deleted key is gone for every method here; only its charges remain."""
+    """Keys. A deleted key is gone for every method here; only its charges and its name remain.
 
-    async def create_key(self, key: Key, once: Once | None = None) -> None:
-        """Keep a new key, and in the same transaction that it was asked for. Raises NameTaken."""
+    Each change is kept together with the event that tells of it, or not at all.
+    """
+
+    async def create_key(
+        self, key: Key, *, event: AuditEvent, sign_up: AuditEvent | None = None, once: Once | None = None
+    ) -> None:
+        """Keep a new key, and that it was asked for. Raises NameTaken, OwnerNotFound and OwnerDeleted.
+
+        With `sign_up`, an owner that is unknown is made at once, and that is the event which tells of it.
+        """
 
     async def key_by_digest(self, digest: bytes) -> StoredKey | None:
         """Return the key whose secret, or whose old one, has this SHA-256, with its totals, in one consistent read."""
@@ -147,16 +243,22 @@ class KeyStore(Protocol):
     async def key_by_id(self, key_id: str) -> StoredKey | None:
         """Return the key of this id, with its totals, in one consistent read."""
 
-    async def list_keys(self, *, owner: str | None, after: str | None, limit: int) -> Sequence[StoredKey]:
-        """Return keys by ascending id (so by creation), of one owner or of all, those after the id `after`."""
+    async def key_named(self, owner: str, name: str) -> str | None:
+        """Return the id of an owner's key of this name."""
 
-    async def update_key(self, key: Key) -> bool:
+    async def key_names(self, key_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the names of keys by their ids, those of deleted keys too."""
+
+    async def list_keys(self, query: KeyQuery, *, now_us: int, month: str) -> Sequence[StoredKey]:
+        """Return the keys that match; how they stand is asked at an instant in a month. None if `after` is unknown."""
+
+    async def update_key(self, key: Key, *, event: AuditEvent) -> bool:
         """Write what is edited of a key, as it is in `key`; False if there is none of its id. Raises NameTaken.
 
         That is the name, quota, expiry, what it is allowed, and whether it is disabled.
         """
 
-    async def rotate_key(self, key: Key, once: Once | None = None) -> bool:
+    async def rotate_key(self, key: Key, *, event: AuditEvent, once: Once | None = None) -> bool:
         """Write the secrets of a key, as they are in `key`, and that it was asked for; False if there is none of its id."""
 
     async def asked_once(self, once_id: bytes) -> Once | None:
@@ -165,15 +267,80 @@ class KeyStore(Protocol):
     async def forget_asked(self, *, before_us: int) -> None:
         """Forget what was asked for before an instant."""
 
-    async def delete_key(self, key_id: str, *, deleted_at_us: int) -> bool:
+    async def delete_key(self, key_id: str, *, deleted_at_us: int, event: AuditEvent) -> bool:
         """Delete a key; False if there is none of this id."""
+
+
+class OwnerStore(Protocol):
+    """People, organizations, who belongs to which, and access tokens; each change together with its event.
+
+    People and organizations go by the NAME of `users/NAME` and `organizations/NAME`. A deleted one is gone for every
+    method here, and its name is never used again.
+    """
+
+    async def create_user(self, user: User, *, event: AuditEvent) -> None:
+        """Keep a new person, who has no token and belongs nowhere yet. Raises OwnerTaken and OwnerDeleted."""
+
+    async def create_organization(self, organization: Organization, *, admin: Member | None, event: AuditEvent) -> None:
+        """Keep a new organization, with one member or none. Raises OwnerTaken, OwnerDeleted, and OwnerNotFound."""
+
+    async def delete_owner(
+        self, owner: str, *, deleted_at_us: int, event: AuditEvent, key_event: Callable[[Key], AuditEvent]
+    ) -> Sequence[Key] | None:
+        """Delete a person or an organization with all keys, each of which has an event of its own, token and members.
+
+        Returns the keys; None if there is no such owner.
+        """
+
+    async def user(self, name: str) -> User | None:
+        """Return a person."""
+
+    async def list_users(self, *, after: str | None, limit: int) -> Sequence[User]:
+        """Return people by ascending name, those after the name `after`."""
+
+    async def organization(self, name: str) -> Organization | None:
+        """Return an organization."""
+
+    async def list_organizations(self, *, of: str | None, after: str | None, limit: int) -> Sequence[Organization]:
+        """Return organizations by ascending name: all, or those that a person belongs to."""
+
+    async def person_by_token(self, digest: bytes) -> Person | None:
+        """Return whose access token has this SHA-256, with their roles, in one consistent read."""
+
+    async def put_access_token(self, user: str, token: AccessToken, *, event: AuditEvent) -> None:
+        """Give a person an access token, in the place of the one before. Raises OwnerNotFound."""
+
+    async def drop_access_token(self, user: str, *, event: AuditEvent) -> bool:
+        """Take a person's access token away; False if there is none."""
+
+    async def member(self, organization: str, user: str) -> Member | None:
+        """Return a member."""
+
+    async def list_members(self, organization: str, *, after: str | None, limit: int) -> Sequence[Member]:
+        """Return members by ascending name, those after the name `after`."""
+
+    async def put_member(self, organization: str, member: Member, *, event: AuditEvent, keep_an_admin: bool) -> None:
+        """Let a person belong to an organization, or have another role in it; since when they do stays as it was.
+
+        Raises OwnerNotFound, and with `keep_an_admin` LastAdmin if no admin would be left.
+        """
+
+    async def remove_member(self, organization: str, user: str, *, event: AuditEvent, keep_an_admin: bool) -> bool:
+        """Remove a member; False if there is none. Raises LastAdmin as `put_member`."""
+
+
+class AuditStore(Protocol):
+    """The audit log. Events are only ever added, each by the change that it tells of."""
+
+    async def list_events(self, query: AuditQuery) -> Sequence[AuditEvent]:
+        """Return the events that match, newest first, of one instant by descending id. None if `after` is unknown."""
 
 
 class LedgerStore(Protocol):
     """Charges, running totals, prices and the journal's positions."""
 
     async def post(self, batch: Batch) -> Posted:
-        """Post a batch in one transaction: rows, totals (key lifetime, key by month, owner by month), positions.
+        """Post a batch in one transaction: rows, totals (key lifetime, key by month, owner by month), usage, positions.
 
         Idempotent by decision id: a decision gets one charge, or one unsettled row and at most one correction of it. An
         unsettled row is posted only where the decision has no row yet, nor a charge in the same batch. A total that
@@ -201,8 +368,8 @@ class LedgerStore(Protocol):
     async def owner_totals(self, owner: str) -> Mapping[str, int]:
         """Return what an owner spent, by month, in nano-units."""
 
-    async def add_prices(self, prices: Sequence[Prices]) -> None:
-        """Keep price versions by their ids. A version that is there already stays as it is."""
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Return the sums of charges and corrections, one for each group, sorted as the groups are."""
 
     async def prices(self, price_id: str) -> Prices | None:
         """Return the price version of this id."""
@@ -223,14 +390,11 @@ class LedgerStore(Protocol):
         """Drop the positions of journal files that are gone."""
 
 
-class Store(KeyStore, LedgerStore, Protocol):
+class Store(KeyStore, OwnerStore, AuditStore, LedgerStore, Protocol):
     """A whole store."""
 
     async def keep_currency(self, currency: str) -> str:
         """Note the currency of the ledger at the first call; return the one that is kept. It can never change."""
-
-    async def ping(self) -> None:
-        """Raise StoreUnavailable unless the store answers."""
 
     async def close(self) -> None:
         """Finish what is running and close."""

@@ -13,11 +13,16 @@ import aiosqlite
 from keytoll.core.ledger import Charge, Kind, correction
 from keytoll.core.money import add_totals
 from keytoll.core.quota import Totals
+from keytoll.core.usage import Sums
 from keytoll.store.base import Batch, Posted
 from keytoll.store.sqlite import queries, rows
 
 _Account = tuple[str, str]
 """What a total counts for: a subject (the id of a key, or an owner) and a month or LIFETIME."""
+
+
+_Group = tuple[str, str, str, str]
+"""What usage is summed by: owner, day, key and model."""
 
 
 async def post(connection: aiosqlite.Connection, batch: Batch) -> Posted:
@@ -26,6 +31,7 @@ async def post(connection: aiosqlite.Connection, batch: Batch) -> Posted:
     sifted = _sift(batch, known)
     new, unsettled = tuple(sifted.new.values()), tuple(sifted.unsettled.values())
     spent_nano = await _add_to_totals(connection, new)
+    await _add_to_usage(connection, new)
     await _insert(connection, new, known.unsettled)
     await _insert_unsettled(connection, unsettled)
     await connection.executemany(queries.USE_KEY, _newest_admissions(new))
@@ -130,6 +136,24 @@ def _sum_by_account(charges: Iterable[Charge]) -> Mapping[_Account, int]:
         for account in ((entry.key_id, rows.LIFETIME), (entry.key_id, entry.month), (entry.owner, entry.month)):
             added_nano[account] += charge.amount_nano
     return added_nano
+
+
+async def _add_to_usage(connection: aiosqlite.Connection, charges: Iterable[Charge]) -> None:
+    """Add the charges to the sums of their owner, day, key and model."""
+    added = _sum_by_group(charges)
+    found = await connection.execute_fetchall(queries.USAGE_OF_GROUPS, {"groups": json.dumps(list(added))})
+    before = dict(map(rows.usage_group, found))
+    sums = {group: before.get(group, Sums()) + more for group, more in added.items()}
+    await connection.executemany(queries.PUT_USAGE, (rows.usage_group_row(*summed) for summed in sums.items()))
+
+
+def _sum_by_group(charges: Iterable[Charge]) -> Mapping[_Group, Sums]:
+    added: dict[_Group, Sums] = {}
+    for charge in charges:
+        entry = charge.entry
+        group = (entry.owner, charge.day, entry.key_id, entry.model)
+        added[group] = added.get(group, Sums()) + Sums(1, charge.usage, charge.amount_nano)
+    return added
 
 
 def _totals_of_keys(charges: Iterable[Charge], spent_nano: Mapping[_Account, int]) -> Mapping[str, Totals]:

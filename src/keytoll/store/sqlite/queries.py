@@ -1,22 +1,26 @@
 """All SQL of the SQLite store but its schema, which is in `migrations/`."""
 
-from keytoll.store.base import ChargeQuery
+from keytoll.core.keys import KeyStatus
+from keytoll.core.usage import Group
+from keytoll.store.base import AuditQuery, ChargeQuery, KeyQuery, KeySort, UsageQuery
 
 REVISION = "SELECT COALESCE(MAX(seq), 0) FROM charges"
 
 # --- keys ---
 
-INSERT_KEY = """
-INSERT INTO keys (
+_KEY_COLUMNS = """
     id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, created_by, disabled,
     allowed_models, allowed_networks, old_digest, old_valid_until_us
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-RETURNING id
 """
+
+INSERT_KEY = f"""
+INSERT INTO keys ({_KEY_COLUMNS}, folded_name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING id
+"""  # noqa: S608 - of constants alone
 
 UPDATE_KEY = """
 UPDATE keys
-SET name = :name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us,
+SET name = :name, folded_name = :folded_name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us,
     disabled = :disabled, allowed_models = :allowed_models, allowed_networks = :allowed_networks
 WHERE id = :id AND deleted_at_us IS NULL
 RETURNING id
@@ -43,21 +47,167 @@ DELETE_KEY = """
 UPDATE keys SET deleted_at_us = :deleted_at_us WHERE id = :id AND deleted_at_us IS NULL RETURNING id
 """
 
+DELETE_KEYS_OF_OWNER = f"""
+UPDATE keys SET deleted_at_us = :deleted_at_us WHERE owner = :owner AND deleted_at_us IS NULL RETURNING {_KEY_COLUMNS}
+"""  # noqa: S608 - of constants alone
+
 # One statement, so that key, totals and revision are of one snapshot.
-_STORED_KEY = """
+_STORED_KEY = f"""
 SELECT
-    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, created_by, disabled,
-    allowed_models, allowed_networks, old_digest, old_valid_until_us, last_used_at_us,
+    {_KEY_COLUMNS}, last_used_at_us,
     (SELECT json_group_object(month, spent_nano) FROM totals WHERE subject = keys.id),
     (SELECT COALESCE(MAX(seq), 0) FROM charges)
 FROM keys
 WHERE deleted_at_us IS NULL
-"""
+"""  # noqa: S608 - of constants alone
 
 KEY_BY_DIGEST = _STORED_KEY + "AND (digest = :digest OR old_digest = :digest)"
 KEY_BY_ID = _STORED_KEY + "AND id = :id"
-LIST_KEYS = _STORED_KEY + "AND id > :after ORDER BY id LIMIT :limit"
-LIST_KEYS_OF_OWNER = _STORED_KEY + "AND owner = :owner AND id > :after ORDER BY id LIMIT :limit"
+KEY_NAMED = "SELECT id FROM keys WHERE owner = :owner AND name = :name AND deleted_at_us IS NULL"
+KEY_NAMES = """
+SELECT keys.id, keys.name FROM json_each(:key_ids) AS given CROSS JOIN keys ON keys.id = given.value
+"""
+
+
+def list_keys(query: KeyQuery) -> str:
+    """Return the statement with only the conditions that the query gives, in the order of an index."""
+    column, (follows, direction) = _SORTED_BY[query.sort], ("<", "DESC") if query.descending else (">", "ASC")
+    ordered = [column, "id"] if column != "id" else ["id"]
+    conditions = {
+        "AND owner = :owner\n": query.owner,
+        "AND INSTR(folded_name, :text)\n": query.text,
+        f"AND {_STANDS.get(query.status or KeyStatus.ACTIVE)}\n": query.status,
+        "AND quota_kind = :quota\n": query.quota,
+        f"AND ({', '.join(ordered)}) {follows} ({', '.join(_after(column))})\n": query.after,
+    }
+    given = "".join(condition for condition, value in conditions.items() if value is not None)
+    order = ", ".join(f"{column} {direction}" for column in ordered)
+    return f"{_STORED_KEY}{given}ORDER BY {order} LIMIT :limit"
+
+
+def _after(column: str) -> list[str]:
+    """Return where a page begins: behind a key as it was listed, or as it is where that can't have moved it much."""
+    if column == "id":
+        return [":after"]
+    if column == "used_at_us":
+        return [":after_us", ":after"]
+    return [f"(SELECT {column} FROM keys WHERE id = :after)", ":after"]  # noqa: S608 - of constants alone
+
+
+_SORTED_BY = {
+    KeySort.CREATED_AT: "id",  # which begins with the time
+    KeySort.NAME: "folded_name",
+    KeySort.EXPIRES_AT: "ends_at_us",
+    KeySort.LAST_USED_AT: "used_at_us",
+}
+
+_EXPIRED = "ends_at_us <= :now_us"
+_SPENT = """COALESCE(limit_nano <= COALESCE((
+    SELECT spent_nano FROM totals
+    WHERE subject = keys.id AND month = CASE quota_kind WHEN 'monthly' THEN :month ELSE '' END
+), 0), FALSE)"""
+_STANDS = {
+    KeyStatus.DISABLED: "disabled",
+    KeyStatus.EXPIRED: f"NOT disabled AND {_EXPIRED}",
+    KeyStatus.SPENT: f"NOT disabled AND NOT {_EXPIRED} AND {_SPENT}",
+    KeyStatus.ACTIVE: f"NOT disabled AND NOT {_EXPIRED} AND NOT {_SPENT}",
+}
+
+# --- owners ---
+
+OWNER = "SELECT deleted_at_us FROM owners WHERE kind = :kind AND name = :name"
+
+INSERT_OWNER = "INSERT INTO owners (kind, name, created_at_us) VALUES (:kind, :name, :created_at_us)"
+
+DELETE_OWNER = """
+UPDATE owners SET deleted_at_us = :deleted_at_us
+WHERE kind = :kind AND name = :name AND deleted_at_us IS NULL
+RETURNING name
+"""
+
+_USERS = """
+SELECT
+    owners.name, owners.created_at_us, access_tokens.digest, access_tokens.last4, access_tokens.created_at_us,
+    (SELECT json_group_object(organization, role) FROM members WHERE members.user = owners.name)
+FROM owners LEFT JOIN access_tokens ON access_tokens.user = owners.name
+WHERE owners.kind = 'users' AND owners.deleted_at_us IS NULL
+"""
+USER = _USERS + "AND owners.name = :name"
+LIST_USERS = _USERS + "AND owners.name > :after ORDER BY owners.name LIMIT :limit"
+
+_ORGANIZATIONS = """
+SELECT
+    owners.name, owners.created_at_us,
+    (SELECT COUNT(*) FROM members WHERE members.organization = owners.name)
+FROM owners
+WHERE owners.kind = 'organizations' AND owners.deleted_at_us IS NULL
+"""
+ORGANIZATION = _ORGANIZATIONS + "AND owners.name = :name"
+LIST_ORGANIZATIONS = _ORGANIZATIONS + "AND owners.name > :after ORDER BY owners.name LIMIT :limit"
+LIST_ORGANIZATIONS_OF_USER = """
+SELECT
+    owners.name, owners.created_at_us,
+    (SELECT COUNT(*) FROM members AS all_members WHERE all_members.organization = owners.name)
+FROM members CROSS JOIN owners ON owners.kind = 'organizations' AND owners.name = members.organization
+WHERE members.user = :of AND members.organization > :after
+ORDER BY members.organization
+LIMIT :limit
+"""
+
+PERSON_BY_TOKEN = """
+SELECT user, (SELECT json_group_object(organization, role) FROM members WHERE members.user = access_tokens.user)
+FROM access_tokens
+WHERE digest = :digest
+"""  # noqa: S105
+
+PUT_TOKEN = """
+INSERT INTO access_tokens (user, digest, last4, created_at_us) VALUES (?, ?, ?, ?)
+ON CONFLICT (user) DO UPDATE
+SET digest = excluded.digest, last4 = excluded.last4, created_at_us = excluded.created_at_us
+"""  # noqa: S105
+
+DROP_TOKEN = "DELETE FROM access_tokens WHERE user = :user RETURNING user"  # noqa: S105
+
+MEMBER = "SELECT user, role, added_at_us FROM members WHERE organization = :organization AND user = :user"
+
+LIST_MEMBERS = """
+SELECT user, role, added_at_us FROM members WHERE organization = :organization AND user > :after
+ORDER BY user LIMIT :limit
+"""
+
+PUT_MEMBER = """
+INSERT INTO members (organization, user, role, added_at_us) VALUES (?, ?, ?, ?)
+ON CONFLICT (organization, user) DO UPDATE SET role = excluded.role
+"""
+
+REMOVE_MEMBER = "DELETE FROM members WHERE organization = :organization AND user = :user RETURNING user"
+
+REMOVE_MEMBERS = "DELETE FROM members WHERE organization = :name"
+
+REMOVE_FROM_ALL = "DELETE FROM members WHERE user = :name"
+
+TWO_ADMINS = "SELECT user FROM members WHERE organization = :organization AND role = 'admin' LIMIT 2"
+
+# --- the audit log ---
+
+_EVENT_COLUMNS = "id, at_us, actor, action, owner, subject, subject_name, source, before, after"
+
+INSERT_EVENT = f"INSERT INTO audit_events ({_EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+
+
+def list_events(query: AuditQuery) -> str:
+    """Return the statement with only the conditions that the query gives, so that each uses its index."""
+    conditions = {
+        "AND owner = :owner\n": query.owner,
+        "AND actor = :actor\n": query.actor,
+        "AND action = :action\n": query.action,
+        "AND at_us >= :since_us\n": query.since_us,
+        "AND at_us < :until_us\n": query.until_us,
+        "AND (at_us, id) < ((SELECT at_us FROM audit_events WHERE id = :after), :after)\n": query.after,
+    }
+    given = "".join(condition for condition, value in conditions.items() if value is not None)
+    return f"SELECT {_EVENT_COLUMNS} FROM audit_events WHERE TRUE\n{given}ORDER BY at_us DESC, id DESC LIMIT :limit"  # noqa: S608
+
 
 # --- posting ---
 
@@ -68,7 +218,7 @@ CROSS JOIN charges ON charges.decision_id = given.value
 """
 
 _CHARGE_COLUMNS = """
-    id, kind, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
+    id, kind, day, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
     request_bytes, answer_bytes, events, hold_nano,
     input_byte_millitokens, output_byte_millitokens, event_millitokens,
     output_told, uncharged_usage,
@@ -81,7 +231,7 @@ _CHARGE_COLUMNS = """
 
 INSERT_CHARGE = f"""
 INSERT INTO charges ({_CHARGE_COLUMNS}, fingerprint, refers_to) VALUES (
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
     ?, ?, ?, ?,
     ?, ?, ?,
     ?, ?,
@@ -112,6 +262,24 @@ INSERT INTO totals (subject, month, spent_nano) VALUES (?, ?, ?)
 ON CONFLICT (subject, month) DO UPDATE SET spent_nano = excluded.spent_nano
 """
 
+_TOKENS = """
+    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
+    reasoning_tokens
+"""
+
+USAGE_OF_GROUPS = f"""
+SELECT usage.owner, usage.day, usage.key_id, usage.model, requests, {_TOKENS}, amount_nano
+FROM json_each(:groups) AS given
+CROSS JOIN usage
+    ON usage.owner = json_extract(given.value, '$[0]') AND usage.day = json_extract(given.value, '$[1]')
+    AND usage.key_id = json_extract(given.value, '$[2]') AND usage.model = json_extract(given.value, '$[3]')
+"""  # noqa: S608 - of constants alone
+
+PUT_USAGE = f"""
+INSERT OR REPLACE INTO usage (owner, day, key_id, model, requests, {_TOKENS}, amount_nano)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608 - of constants alone
+
 INSERT_REJECTED = "INSERT INTO rejected (reason, text, at_us) VALUES (?, ?, ?)"
 
 INSERT_CONFLICT = """
@@ -136,7 +304,9 @@ def list_charges(query: ChargeQuery) -> str:
     conditions = {
         "AND owner = :owner\n": query.owner,
         "AND key_id = :key_id\n": query.key_id,
+        "AND model = :model\n": query.model,
         "AND admitted_at_us >= :since_us\n": query.since_us,
+        "AND admitted_at_us < :until_us\n": query.until_us,
         "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n": query.after,
     }
     given = "".join(condition for condition, value in conditions.items() if value is not None)
@@ -169,6 +339,22 @@ CROSS JOIN charges ON charges.decision_id = given.value
 """
 
 OWNER_TOTALS = "SELECT month, spent_nano FROM totals WHERE subject = :owner AND month <> ''"
+
+_GROUPED_BY = {Group.OWNER: "owner", Group.DAY: "day", Group.KEY: "key_id", Group.MODEL: "model"}
+_SUMMED = ("requests", *_TOKENS.replace(",", " ").split(), "amount_nano")
+_SUMS = ", ".join(f"SUM({column} >> 32), SUM({column} & 4294967295)" for column in _SUMMED)
+"""Each sum in two halves: it may be beyond 64 bits, where SQLite would give up."""
+
+
+def usage(query: UsageQuery) -> str:
+    """Return the statement that sums by the groups that the query gives, sorted by them. Other groups are NULL."""
+    chosen = [column for group, column in _GROUPED_BY.items() if group in query.group_by]
+    groups = ", ".join(column if column in chosen else "NULL" for column in _GROUPED_BY.values())
+    owned = "" if query.owner is None else "owner = :owner AND "
+    grouped = f"GROUP BY {', '.join(chosen)} ORDER BY {', '.join(chosen)} " if chosen else ""
+    days = f"{owned}day BETWEEN :since AND :until"
+    return f"SELECT {groups}, {_SUMS}\nFROM usage WHERE {days}\n{grouped}LIMIT :limit"
+
 
 # --- prices and positions ---
 

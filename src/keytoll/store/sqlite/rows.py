@@ -1,6 +1,7 @@
 """Core's values to the rows of the SQLite store, and back. The order of a row is that of its statement in `queries`."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -9,14 +10,20 @@ from typing import Any
 from uuid import UUID
 
 from keytoll.core.access import Networks
+from keytoll.core.audit import Action, AuditEvent, Picture
 from keytoll.core.keys import Key
 from keytoll.core.ledger import Charge, Entry, Kind, Measured, Reported
+from keytoll.core.owners import AccessToken, Member, Organization, User
+from keytoll.core.permissions import Person, Role
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.quota import Quota, QuotaKind, Totals
 from keytoll.core.rates import Rates
-from keytoll.store.base import Once, Rejected, StoredKey
+from keytoll.core.usage import Sums, UsageRow
+from keytoll.store.base import KeyQuery, Once, Rejected, StoredKey
 
 Row = Sequence[Any]
+
+_MICROSECONDS = re.compile(r"\d{1,18}", re.ASCII)
 
 LIFETIME = ""
 """What stands for the month in a total of a key's whole life."""
@@ -50,7 +57,8 @@ def key_row(key: Key) -> Row:
     quota = (key.quota.kind.value, key.quota.limit_nano)
     lasts = (key.expires_at_us, key.created_at_us, key.created_by, int(key.disabled))
     old = (key.old_digest, key.old_valid_until_us)
-    return (key.id, key.owner, key.name, key.digest, key.last4, *quota, *lasts, *_allowed(key), *old)
+    named = (key.id, key.owner, key.name, key.digest, key.last4)
+    return (*named, *quota, *lasts, *_allowed(key), *old, folded(key.name))
 
 
 def edited_row(key: Key) -> Mapping[str, Any]:
@@ -59,6 +67,7 @@ def edited_row(key: Key) -> Mapping[str, Any]:
     return {
         "id": key.id,
         "name": key.name,
+        "folded_name": folded(key.name),
         "quota_kind": key.quota.kind.value,
         "limit_nano": key.quota.limit_nano,
         "expires_at_us": key.expires_at_us,
@@ -74,14 +83,39 @@ def rotated_row(key: Key) -> Mapping[str, Any]:
     return {"id": key.id, "digest": key.digest, "last4": key.last4, **old}
 
 
+def folded(text: str) -> str:
+    """Return a name, or a part of one, without upper and lower case in any script."""
+    return text.casefold()
+
+
+def key_query(query: KeyQuery) -> dict[str, Any]:
+    """Return the values that the statement of a key query takes. A cursor that isn't one leads beyond the last page."""
+    after, _, after_us = (query.after or "").partition("@")
+    return {
+        "owner": query.owner,
+        "text": None if query.text is None else folded(query.text),
+        "quota": query.quota,
+        "after": after,
+        "after_us": int(after_us) if _MICROSECONDS.fullmatch(after_us) else None,
+        "limit": query.limit,
+    }
+
+
 def stored_key(row: Row) -> StoredKey:
     """Return the key with its totals."""
+    *columns, last_used_at_us, totals, revision = row
+    by_month = json.loads(totals)
+    return StoredKey(key(columns), Totals(by_month.pop(LIFETIME, 0), by_month), revision, last_used_at_us)
+
+
+def key(row: Row) -> Key:
+    """Return the key."""
     columns = iter(row)
     named = _named(("id", "owner", "name", "digest", "last4"), columns)
     kind, limit_nano = islice(columns, 2)
     lasts = _named(("expires_at_us", "created_at_us", "created_by"), columns)
     disabled, models, networks = islice(columns, 3)
-    key = Key(
+    return Key(
         **named,
         quota=Quota(QuotaKind(kind), limit_nano),
         **lasts,
@@ -90,9 +124,6 @@ def stored_key(row: Row) -> StoredKey:
         allowed_networks=None if networks is None else Networks(tuple(json.loads(networks))),
         **_named(("old_digest", "old_valid_until_us"), columns),
     )
-    last_used_at_us, totals, revision = columns
-    by_month = json.loads(totals)
-    return StoredKey(key, Totals(by_month.pop(LIFETIME, 0), by_month), revision, last_used_at_us)
 
 
 def _allowed(key: Key) -> Row:
@@ -105,12 +136,97 @@ def asked_row(once: Once) -> Row:
     return (once.id, once.fingerprint, once.key_id, once.at_us)
 
 
+def user(row: Row) -> User:
+    """Return the person."""
+    name, created_at_us, digest, last4, token_at_us, roles = row
+    token = None if digest is None else AccessToken(digest, last4, token_at_us)
+    return User(name, created_at_us, token, _roles(roles))
+
+
+def organization(row: Row) -> Organization:
+    """Return the organization."""
+    return Organization(*row)
+
+
+def person(row: Row) -> Person:
+    """Return who an access token is of."""
+    name, roles = row
+    return Person(name, _roles(roles))
+
+
+def _roles(text: str) -> Mapping[str, Role]:
+    return {organization: Role(role) for organization, role in json.loads(text).items()}
+
+
+def token_row(user: str, token: AccessToken) -> Row:
+    """Return the row that PUT_TOKEN takes."""
+    return user, token.digest, token.last4, token.created_at_us
+
+
+def member(row: Row) -> Member:
+    """Return the member."""
+    user, role, added_at_us = row
+    return Member(user, Role(role), added_at_us)
+
+
+def member_row(organization: str, member: Member) -> Row:
+    """Return the row that PUT_MEMBER takes."""
+    return organization, member.user, member.role.value, member.added_at_us
+
+
+def event_row(event: AuditEvent) -> Row:
+    """Return the row that INSERT_EVENT takes."""
+    told = (event.at_us, event.actor, event.action.value, event.owner)
+    subject = (event.subject, event.subject_name, event.source)
+    return (event.id, *told, *subject, _picture_text(event.before), _picture_text(event.after))
+
+
+def event(row: Row) -> AuditEvent:
+    """Return the event as it was kept."""
+    id_, at_us, actor, action, *told, before, after = row
+    owner, subject, subject_name, source = told
+    pictures = (_picture(before), _picture(after))
+    return AuditEvent(id_, at_us, actor, Action(action), owner, subject, subject_name, source, *pictures)
+
+
+def _picture_text(picture: Picture | None) -> str | None:
+    return None if picture is None else json.dumps(picture)
+
+
+def _picture(text: str | None) -> Picture | None:
+    return None if text is None else json.loads(text)
+
+
+def usage_group_row(group: Sequence[str], sums: Sums) -> Row:
+    """Return the row that PUT_USAGE takes."""
+    return (*group, sums.requests, *_usage_row(sums.tokens), sums.amount_nano)
+
+
+def usage_group(row: Row) -> tuple[tuple[str, str, str, str], Sums]:
+    """Return owner, day, key and model of what USAGE_OF_GROUPS found, and the sums."""
+    owner, day, key_id, model, *sums = row
+    return (owner, day, key_id, model), _sums(sums)
+
+
+def usage(row: Row) -> UsageRow:
+    """Return what the statement of a usage query found."""
+    owner, day, key_id, model, *halves = row
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return UsageRow(_sums([(high << 32) + low for high, low in pairs]), owner, day, key_id, model)
+
+
+def _sums(numbers: Sequence[int]) -> Sums:
+    requests, *tokens, amount_nano = numbers
+    return Sums(requests, Usage(**dict(zip(_USAGE, tokens, strict=True))), amount_nano)
+
+
 def charge_row(charge: Charge, refers_to: str | None = None) -> Row:
     """Return the row that INSERT_CHARGE takes."""
     entry = charge.entry
     return (
         charge.id,
         charge.kind.value,
+        charge.day,
         str(entry.decision_id),
         *_entry_columns(entry),
         *_rates(entry.rates),
@@ -128,7 +244,7 @@ def charge_row(charge: Charge, refers_to: str | None = None) -> Row:
 def charge(row: Row) -> Charge:
     """Return the charge as it was posted."""
     columns = iter(row)
-    id_, kind, decision_id = islice(columns, 3)
+    id_, kind, day, decision_id = islice(columns, 4)
     facts = _named(_ENTRY, columns)
     rates = Rates(**_named(_RATES, columns))
     output_told, uncharged = islice(columns, 2)
@@ -143,6 +259,7 @@ def charge(row: Row) -> Charge:
         usage=usage,
         measured=Measured(measured),
         amount_nano=amount_nano,
+        day=day,
         settled_at_us=settled_at_us,
     )
 

@@ -1,9 +1,59 @@
 -- Amounts (_nano) are nano-units of the deployment's currency, instants (_us) microseconds since the UNIX epoch.
 
+CREATE TABLE owners (
+    kind          TEXT    NOT NULL CHECK (kind IN ('users', 'organizations')),
+    name          TEXT    NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    deleted_at_us INTEGER,  -- charges are kept by the name, so a deleted one stays, invisible, and is never used again
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE members (
+    organization TEXT    NOT NULL,
+    user         TEXT    NOT NULL,
+    role         TEXT    NOT NULL CHECK (role IN ('admin', 'member')),
+    added_at_us  INTEGER NOT NULL,
+    PRIMARY KEY (organization, user)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX members_of_user ON members (user, organization);
+
+CREATE TABLE access_tokens (
+    user          TEXT    NOT NULL PRIMARY KEY,  -- so that a person has one at most
+    digest        BLOB    NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
+    last4         TEXT    NOT NULL,
+    created_at_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- No foreign key leads to owners: what was done stays told, whoever is deleted.
+CREATE TABLE audit_events (
+    id           TEXT    NOT NULL PRIMARY KEY,
+    at_us        INTEGER NOT NULL,
+    actor        TEXT    NOT NULL,
+    action       TEXT    NOT NULL,
+    owner        TEXT    NOT NULL,
+    subject      TEXT    NOT NULL,
+    subject_name TEXT    NOT NULL,
+    source       TEXT    NOT NULL,
+    before       TEXT,  -- JSON: what may be shown of the subject; NULL: it wasn't there
+    after        TEXT   -- likewise
+) STRICT;
+
+CREATE INDEX audit_events_at ON audit_events (at_us, id);
+CREATE INDEX audit_events_of_owner ON audit_events (owner, at_us, id);
+CREATE INDEX audit_events_of_actor ON audit_events (actor, at_us, id);
+CREATE INDEX audit_events_of_action ON audit_events (action, at_us, id);
+
+CREATE TRIGGER audit_events_never_change BEFORE UPDATE ON audit_events
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_events_never_go BEFORE DELETE ON audit_events
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+
 CREATE TABLE keys (
     id            TEXT    NOT NULL PRIMARY KEY,
     owner         TEXT    NOT NULL,
     name          TEXT    NOT NULL,
+    folded_name   TEXT    NOT NULL,  -- without upper and lower case, to search and sort by
     digest        BLOB    NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
     last4         TEXT    NOT NULL,
     quota_kind    TEXT    NOT NULL CHECK (quota_kind IN ('unlimited', 'monthly', 'total')),
@@ -18,6 +68,9 @@ CREATE TABLE keys (
     old_valid_until_us INTEGER,
     last_used_at_us    INTEGER,  -- the newest admission that was settled
     deleted_at_us INTEGER,  -- a deleted key stays for the sake of its charges, and is invisible
+    -- To sort by: what never expires comes last, what was never used first.
+    ends_at_us    INTEGER NOT NULL GENERATED ALWAYS AS (COALESCE(expires_at_us, 9223372036854775807)),
+    used_at_us    INTEGER NOT NULL GENERATED ALWAYS AS (COALESCE(last_used_at_us, 0)),
     CHECK ((quota_kind = 'unlimited') = (limit_nano IS NULL)),
     CHECK ((old_digest IS NULL) = (old_valid_until_us IS NULL))
 ) STRICT;
@@ -25,6 +78,12 @@ CREATE TABLE keys (
 CREATE UNIQUE INDEX keys_name ON keys (owner, name) WHERE deleted_at_us IS NULL;
 CREATE UNIQUE INDEX keys_old_digest ON keys (old_digest);
 CREATE INDEX keys_of_owner ON keys (owner, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_name ON keys (owner, folded_name, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_end ON keys (owner, ends_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_use ON keys (owner, used_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_name ON keys (folded_name, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_end ON keys (ends_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_use ON keys (used_at_us, id) WHERE deleted_at_us IS NULL;
 
 -- Changes that were asked for under an id of the caller's, so that a repeat is told from a new one.
 CREATE TABLE asked_once (
@@ -78,6 +137,7 @@ CREATE TABLE charges (
     price_id                 TEXT    NOT NULL,
     admitted_at_us           INTEGER NOT NULL,
     month                    TEXT    NOT NULL CHECK (month <> ''),
+    day                      TEXT    NOT NULL CHECK (length(day) = 10),
     status                   INTEGER NOT NULL,
     attempts                 INTEGER NOT NULL,
     request_bytes            INTEGER NOT NULL,
@@ -117,6 +177,8 @@ CREATE UNIQUE INDEX charges_decision ON charges (decision_id, kind = 'unsettled'
 CREATE INDEX charges_admitted ON charges (admitted_at_us) WHERE kind <> 'unsettled';
 CREATE INDEX charges_of_owner ON charges (owner, admitted_at_us) WHERE kind <> 'unsettled';
 CREATE INDEX charges_of_key ON charges (key_id, admitted_at_us) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_model ON charges (model, admitted_at_us) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_owner_and_model ON charges (owner, model, admitted_at_us) WHERE kind <> 'unsettled';
 CREATE INDEX charges_unsettled ON charges (admitted_at_us) WHERE kind = 'unsettled';
 
 CREATE TRIGGER charges_never_change BEFORE UPDATE ON charges
@@ -138,6 +200,26 @@ CREATE TABLE totals (
     spent_nano INTEGER NOT NULL,
     PRIMARY KEY (subject, month)
 ) STRICT, WITHOUT ROWID;
+
+-- The sums of charges and corrections, written with them, so that nobody ever has to add up the ledger.
+CREATE TABLE usage (
+    owner               TEXT    NOT NULL,
+    day                 TEXT    NOT NULL,  -- of the admission, in the billing time zone
+    key_id              TEXT    NOT NULL,
+    model               TEXT    NOT NULL,
+    requests            INTEGER NOT NULL,
+    input_tokens        INTEGER NOT NULL,
+    cached_input_tokens INTEGER NOT NULL,
+    cache_write_tokens  INTEGER NOT NULL,
+    output_tokens       INTEGER NOT NULL,
+    audio_input_tokens  INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    reasoning_tokens    INTEGER NOT NULL,  -- part of the output
+    amount_nano         INTEGER NOT NULL,
+    PRIMARY KEY (owner, day, key_id, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX usage_of_day ON usage (day);
 
 CREATE TABLE rejected (
     seq    INTEGER PRIMARY KEY,

@@ -1,39 +1,32 @@
-"""Management: what owners and operators do with keys, whichever way they come.
+"""Keys: what their owners and operators do with them."""
 
-A change is in force when its method returns: the store has it, and no Check can see the old state any more.
-"""
-
-import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from keytoll.core.access import check_models, check_networks
+from keytoll.core.audit import Action, AuditEvent, key_picture
 from keytoll.core.edit import Edit, effects
 from keytoll.core.expiry import check_future
-from keytoll.core.explain import Explanation, explain, price_from_us
 from keytoll.core.holds import KeyHolds
-from keytoll.core.ids import uuid7
-from keytoll.core.keys import Key, check_name, check_owner, digest_of, mint_secret
-from keytoll.core.ledger import Charge, correction_id
+from keytoll.core.keys import Key, check_name
 from keytoll.core.months import Calendar
+from keytoll.core.owners import USERS, check_owner, split_owner
+from keytoll.core.permissions import Actor, Hidden, Operator, Verb, check, check_operator
 from keytoll.core.quota import Quota, QuotaKind, Totals, left_nano, spent_nano
-from keytoll.store.base import ChargeQuery, NameTaken, Once, Store, StoredKey
+from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
+from keytoll.management.changes import Changes, to_the_end
+from keytoll.management.pages import Page, check_limit, page_of
+from keytoll.store.base import KeyQuery, NameTaken, Once, Store, StoredKey, key_cursor
 
-MAX_PAGE = 1000
 _REMEMBERED_US = 24 * 3_600_000_000
-T = TypeVar("T")
 
 
 class KeyNotFound(Exception):
-    """There is no key of this id; or not any more."""
-
-
-class ChargeNotFound(Exception):
-    """There is no row of this id in the ledger."""
+    """There is no key of this id; or not any more, or none that may be seen."""
 
 
 class RepeatDiffers(Exception):
@@ -106,58 +99,21 @@ class EditPreview:
     from_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainedCharge:
-    """A row of the ledger, how its amount comes about, and since when its price applied (us; None: from ever on)."""
+class Keys:
+    """Creates, lists, edits, rotates and deletes keys.
 
-    charge: Charge
-    explanation: Explanation
-    price_from_us: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Unsettled:
-    """A decision whose log entry never came, and the id of the correction if it came after all."""
-
-    charge: Charge
-    corrected_by: str | None
-
-
-class Cache(Protocol):
-    """What management needs of the key cache."""
-
-    def forget(self, digest: bytes) -> None:
-        """Drop what is known of a key. Once this returns, no Check sees its old state."""
-
-
-class Management:
-    """Creates, lists, edits and deletes keys, and looks into the ledger.
-
-    `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for, `held` what the requests
-    under way of a key hold. Every method may raise StoreUnavailable; those that take values raise InvalidValue, naming
-    the field as the REST API does.
+    Where an owner is named beside a key's id, another owner's key is not found.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        cache: Cache,
-        calendar: Calendar,
-        clock: Callable[[], int],
-        random: Callable[[int], bytes],
-        held: Callable[[str], KeyHolds] = lambda _: KeyHolds(),
-    ) -> None:
+    def __init__(self, store: Store, changes: Changes, *, calendar: Calendar, held: Callable[[str], KeyHolds]) -> None:
         self._store = store
-        self._cache = cache
+        self._changes = changes
         self._calendar = calendar
-        self._clock = clock
-        self._random = random
         self._held = held
-        self._editing = asyncio.Lock()  # an edit reads, then writes the whole key: two at once would lose one
 
-    async def create_key(
+    async def create(
         self,
+        by: Actor,
         *,
         owner: str,
         name: str,
@@ -168,50 +124,56 @@ class Management:
     ) -> tuple[StoredKey, str | None]:
         """Make a key, and return it with its secret, which is nowhere kept; or, for a repeat, the key without it.
 
-        Raises NameTaken, RepeatDiffers and RepeatOfDeleted.
+        An owner that is unknown is signed up by an operator's first key for it. Raises NameTaken, OwnerNotFound,
+        OwnerDeleted, RepeatDiffers and RepeatOfDeleted.
         """
-
-        now_us, secret = self._clock(), mint_secret(self._random(32))
-        key_id = f"key_{uuid7(now_us, self._random(10)).hex}"
+        check(by.who, Verb.MANAGE_KEYS, check_owner(owner))
+        now_us, secret = self._changes.clock(), mint(KEY_PREFIX, self._changes.random(32))
+        key_id = self._changes.new_id("key", now_us)
 
         async def create(once: Once | None, now_us: int, key_id: str) -> tuple[StoredKey, str]:
             key = Key(
                 id=key_id,
-                owner=check_owner(owner),
+                owner=owner,
                 name=check_name(name),
                 digest=digest_of(secret),
                 last4=secret[-4:],
                 quota=quota,
                 expires_at_us=_checked_expiry(expires_at_us, now_us),
                 created_at_us=now_us,
+                created_by=by.name,
                 disabled=access.disabled,
                 allowed_models=check_models(access.allowed_models),
                 allowed_networks=check_networks(access.allowed_networks),
             )
-            await self._store.create_key(key, once)
+            event = key_event(self._changes, by, Action.KEY_CREATE, now_us, key, after=key)
+            await self._store.create_key(key, event=event, sign_up=self._sign_up(by, key), once=once)
             return StoredKey(key, Totals(), revision=0), secret
 
         if asked is None:
             return await create(None, now_us, key_id)
-        return await _to_the_end(self._once(create, asked, of=("create", owner), key_id=key_id))
+        return await to_the_end(self._once(by, create, asked, of=("create", owner), key_id=key_id))
 
-    async def rotate_key(
+    async def rotate(
         self,
+        by: Actor,
         key_id: str,
         *,
         old_valid_until_us: int | None = None,
         owner: str | None = None,
         asked: Asked | None = None,
     ) -> tuple[StoredKey, str | None]:
-        """Give a key another secret, and return it as `create_key` does.
+        """Give a key another secret, and return it as `create` does.
 
         The old secret works on until an instant, or not at all; one that an earlier rotation left working ends now.
         Raises KeyNotFound, RepeatDiffers and RepeatOfDeleted.
         """
+        if owner is not None:
+            check(by.who, Verb.MANAGE_KEYS, owner)
 
         async def rotate(once: Once | None, now_us: int, key_id: str) -> tuple[StoredKey, str]:
-            stored = await self.get_key(key_id, owner=owner)
-            secret, before = mint_secret(self._random(32)), stored.key
+            stored = await self._find(by, Verb.MANAGE_KEYS, key_id, owner)
+            secret, before = mint(KEY_PREFIX, self._changes.random(32)), stored.key
             key = replace(
                 before,
                 digest=digest_of(secret),
@@ -219,36 +181,40 @@ class Management:
                 old_digest=None if old_valid_until_us is None else before.digest,
                 old_valid_until_us=_checked_old(old_valid_until_us, now_us),
             )
-            await self._change((*before.digests, key.digest), key_id, self._store.rotate_key(key, once))
+            event = key_event(self._changes, by, Action.KEY_ROTATE, now_us, key, before=before, after=key)
+            await self._make(key_id, (*before.digests, key.digest), self._store.rotate_key(key, event=event, once=once))
             return replace(stored, key=key), secret
 
-        return await _to_the_end(self._once(rotate, asked, of=("rotate", owner or "", key_id), key_id=key_id))
+        of = ("rotate", owner or "", key_id)
+        return await to_the_end(self._once(by, rotate, asked, of=of, key_id=key_id))
 
-    async def list_keys(self, *, owner: str | None, after: str | None, limit: int) -> Sequence[StoredKey]:
-        """Return keys by ascending id, of one owner or of all, those after the id `after`."""
-        if owner is not None:
-            check_owner(owner)
-        return await self._store.list_keys(owner=owner, after=after, limit=limit)
+    async def list(self, by: Actor, query: KeyQuery) -> Page[StoredKey]:
+        """Return the keys that match; without an owner everybody's, for operators."""
+        if query.owner is None:
+            check_operator(by.who)
+        else:
+            check(by.who, Verb.LOOK, check_owner(query.owner))
+        now_us, one_more = self._changes.clock(), check_limit(query.limit) + 1
+        month = self._calendar.month(now_us).name
+        found = await self._store.list_keys(replace(query, limit=one_more), now_us=now_us, month=month)
+        return page_of(found, query.limit, lambda stored: key_cursor(stored, query.sort))
 
-    async def get_key(self, key_id: str, *, owner: str | None = None) -> StoredKey:
-        """Return a key, here as below one of this owner if one is named. Raises KeyNotFound, also for another's."""
-        stored = await self._store.key_by_id(key_id)
-        if stored is None or owner not in (None, stored.key.owner):
-            raise KeyNotFound(key_id)
-        return stored
+    async def get(self, by: Actor, key_id: str, *, owner: str | None = None) -> StoredKey:
+        """Return a key. Raises KeyNotFound."""
+        return await self._find(by, Verb.LOOK, key_id, owner)
 
-    async def edit_key(self, key_id: str, changes: KeyChanges, *, owner: str | None = None) -> StoredKey:
+    async def edit(self, by: Actor, key_id: str, changes: KeyChanges, *, owner: str | None = None) -> StoredKey:
         """Change a key, and return it. Raises KeyNotFound and NameTaken."""
-        return await _to_the_end(self._edit(key_id, changes, owner))
+        return await to_the_end(self._edit(by, key_id, changes, owner))
 
     async def preview_edit(
-        self, key_id: str, changes: KeyChanges, *, currency: str, owner: str | None = None
+        self, by: Actor, key_id: str, changes: KeyChanges, *, currency: str, owner: str | None = None
     ) -> EditPreview:
         """Return what an edit would do, and change nothing; amounts are told in `currency`. Raises what the edit would."""
-        stored, now_us = await self.get_key(key_id, owner=owner), self._clock()
+        stored, now_us = await self._find(by, Verb.MANAGE_KEYS, key_id, owner), self._changes.clock()
         key = _changed(stored.key, changes, now_us=now_us)
-        if key.name != stored.key.name:
-            await self._check_name_free(key.owner, key.name)
+        if await self._store.key_named(key.owner, key.name) not in (None, key_id):
+            raise NameTaken
         edit = Edit(
             before=stored.key,
             after=key,
@@ -260,35 +226,13 @@ class Management:
         )
         return EditPreview(before=stored, after=replace(stored, key=key), effects=effects(edit), from_us=now_us)
 
-    async def delete_key(self, key_id: str, *, owner: str | None = None) -> None:
+    async def delete(self, by: Actor, key_id: str, *, owner: str | None = None) -> None:
         """Delete a key, and so all its secrets. Raises KeyNotFound."""
-        await _to_the_end(self._delete(key_id, owner))
-
-    async def list_charges(self, query: ChargeQuery) -> Sequence[Charge]:
-        """Return the charges that match, newest admission first."""
-        if query.owner is not None:
-            check_owner(query.owner)
-        return await self._store.list_charges(query)
-
-    async def explain_charge(self, charge_id: str) -> ExplainedCharge:
-        """Return a row of the ledger, of any kind, with its sum. Raises ChargeNotFound."""
-        charge = await self._store.charge(charge_id)
-        if charge is None:
-            raise ChargeNotFound(charge_id)
-        history = await self._store.price_history(charge.entry.model)
-        return ExplainedCharge(charge, explain(charge), price_from_us(history, charge))
-
-    async def list_unsettled(self, *, after: str | None, limit: int, settled_later: bool) -> Sequence[Unsettled]:
-        """Return the decisions whose log entry never came, newest admission first, those after the id `after`.
-
-        With `settled_later` also those whose entry came after all.
-        """
-        found = await self._store.list_unsettled(after=after, limit=limit, settled_later=settled_later)
-        return [Unsettled(charge, await self._correction(charge) if settled_later else None) for charge in found]
+        await to_the_end(self._delete(by, key_id, owner))
 
     def standing(self, stored: StoredKey) -> Standing:
         """Return how a key stands now. This month's spending counts if its quota is monthly, else all of it."""
-        key, now_us = stored.key, self._clock()
+        key, now_us = stored.key, self._changes.clock()
         month, valid_until_us = self._calendar.month(now_us), key.old_valid_until_us
         return Standing(
             used_nano=spent_nano(key.quota, stored.totals, month.name),
@@ -297,18 +241,27 @@ class Management:
             old_valid_until_us=None if valid_until_us is None or valid_until_us <= now_us else valid_until_us,
         )
 
+    async def _find(self, by: Actor, verb: Verb, key_id: str, owner: str | None) -> StoredKey:
+        """Return a key with which they may do this. Raises KeyNotFound, also for hidden owners' keys."""
+        if owner is not None:
+            check(by.who, verb, owner)
+        stored = await self._store.key_by_id(key_id)
+        if stored is None or owner not in (None, stored.key.owner):
+            raise KeyNotFound(key_id)
+        return _allowed(by, verb, stored)
+
     async def _once(
-        self, change: "_Change", asked: Asked | None, *, of: tuple[str, ...], key_id: str
+        self, by: Actor, change: "_Change", asked: Asked | None, *, of: tuple[str, ...], key_id: str
     ) -> tuple[StoredKey, str | None]:
         """Make a change that gives a secret, unless it was asked for before; the key of a repeat comes without one."""
-        async with self._editing:
-            now_us = self._clock()
+        async with self._changes.lock:
+            now_us = self._changes.clock()
             if asked is None:
                 return await change(None, now_us, key_id)
-            once = Once(_hash(*of, asked.id), _hash(asked.what), key_id, now_us)
+            once = Once(_hash(by.name, *of, asked.id), _hash(asked.what), key_id, now_us)
             earlier = await self._store.asked_once(once.id)
             if earlier is not None and earlier.at_us >= now_us - _REMEMBERED_US:
-                return await self._repeated(earlier, once), None
+                return _allowed(by, Verb.MANAGE_KEYS, await self._repeated(earlier, once)), None
             await self._store.forget_asked(before_us=now_us - _REMEMBERED_US)
             return await change(once, now_us, key_id)
 
@@ -320,38 +273,65 @@ class Management:
             raise RepeatOfDeleted
         return stored
 
-    async def _correction(self, unsettled: Charge) -> str | None:
-        correction = await self._store.charge(correction_id(unsettled.entry))
-        return None if correction is None else correction.id
-
-    async def _check_name_free(self, owner: str, name: str) -> None:
-        after: str | None = None
-        while page := await self._store.list_keys(owner=owner, after=after, limit=MAX_PAGE):
-            if any(stored.key.name == name for stored in page):
-                raise NameTaken
-            after = page[-1].key.id
-
-    async def _edit(self, key_id: str, changes: KeyChanges, owner: str | None) -> StoredKey:
-        async with self._editing:
-            stored = await self.get_key(key_id, owner=owner)
-            key = _changed(stored.key, changes, now_us=self._clock())
-            await self._change(key.digests, key_id, self._store.update_key(key))
+    async def _edit(self, by: Actor, key_id: str, changes: KeyChanges, owner: str | None) -> StoredKey:
+        async with self._changes.lock:
+            stored, now_us = await self._find(by, Verb.MANAGE_KEYS, key_id, owner), self._changes.clock()
+            key = _changed(stored.key, changes, now_us=now_us)
+            if key != stored.key:
+                event = key_event(self._changes, by, Action.KEY_EDIT, now_us, key, before=stored.key, after=key)
+                await self._make(key_id, key.digests, self._store.update_key(key, event=event))
         return replace(stored, key=key)
 
-    async def _delete(self, key_id: str, owner: str | None) -> None:
-        async with self._editing:
-            digests = (await self.get_key(key_id, owner=owner)).key.digests
-            await self._change(digests, key_id, self._store.delete_key(key_id, deleted_at_us=self._clock()))
+    async def _delete(self, by: Actor, key_id: str, owner: str | None) -> None:
+        async with self._changes.lock:
+            key, now_us = (await self._find(by, Verb.MANAGE_KEYS, key_id, owner)).key, self._changes.clock()
+            event = key_event(self._changes, by, Action.KEY_DELETE, now_us, key, before=key)
+            await self._make(key_id, key.digests, self._store.delete_key(key_id, deleted_at_us=now_us, event=event))
 
-    async def _change(self, digests: Iterable[bytes], key_id: str, change: Awaitable[bool]) -> None:
-        try:
-            found = await change
-        finally:
-            # Also after a failure: the store may have kept the change and only its answer may have been lost.
-            for digest in digests:
-                self._cache.forget(digest)
-        if not found:
+    async def _make(self, key_id: str, digests: Sequence[bytes], change: Awaitable[bool]) -> None:
+        if not await self._changes.forgetting(digests, change):
             raise KeyNotFound(key_id)
+
+    def _sign_up(self, by: Actor, key: Key) -> AuditEvent | None:
+        """Return the event that tells of a new owner, if it is an operator who makes its first key."""
+        if not isinstance(by.who, Operator):
+            return None
+        kind, name = split_owner(key.owner)
+        action = Action.USER_CREATE if kind == USERS else Action.ORGANIZATION_CREATE
+        after = {"name": name}
+        return self._changes.event(by, action, at_us=key.created_at_us, owner=key.owner, subject=name, after=after)
+
+
+def _allowed(by: Actor, verb: Verb, stored: StoredKey) -> StoredKey:
+    """Return the key if they may do this with it. Raises KeyNotFound for hidden owners' keys."""
+    try:
+        check(by.who, verb, stored.key.owner)
+    except Hidden:
+        raise KeyNotFound(stored.key.id) from None
+    return stored
+
+
+def key_event(
+    changes: Changes,
+    by: Actor,
+    action: Action,
+    at_us: int,
+    key: Key,
+    *,
+    before: Key | None = None,
+    after: Key | None = None,
+) -> AuditEvent:
+    """Return the event that tells of a change to a key."""
+    return changes.event(
+        by,
+        action,
+        at_us=at_us,
+        owner=key.owner,
+        subject=key.id,
+        subject_name=key.name,
+        before=None if before is None else key_picture(before),
+        after=None if after is None else key_picture(after),
+    )
 
 
 _Change = Callable[[Once | None, int, str], Awaitable[tuple[StoredKey, str]]]
@@ -359,11 +339,6 @@ _Change = Callable[[Once | None, int, str], Awaitable[tuple[StoredKey, str]]]
 
 def _hash(*texts: str) -> bytes:
     return hashlib.sha256(json.dumps(texts).encode("ascii")).digest()
-
-
-async def _to_the_end(work: Awaitable[T]) -> T:
-    """Wait for the work; it goes on if the caller is cancelled, so that the cache never keeps what the store lost."""
-    return await asyncio.shield(asyncio.ensure_future(work))
 
 
 def _changed(key: Key, changes: KeyChanges, *, now_us: int) -> Key:

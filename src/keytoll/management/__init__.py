@@ -1,0 +1,93 @@
+"""Management: what owners and operators do with keys, people and organizations, and with the ledger, whichever way they
+come.
+
+Every method is told who asks (`by`), and raises Hidden or Forbidden where they may not do it. A change is in force when
+its method returns: the store has it, with the event that tells of it, and no Check can see the old state any more.
+Every method may raise StoreUnavailable; those that take values raise InvalidValue, naming the field as the REST API
+does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keytoll.core.holds import KeyHolds
+from keytoll.core.months import Calendar
+from keytoll.management.audit import Audit
+from keytoll.management.books import Books, ChargeNotFound, ExplainedCharge, ListedCharge, Unsettled, UsageReport
+from keytoll.management.changes import Cache, Changes
+from keytoll.management.keys import (
+    UNCHANGED,
+    Access,
+    Asked,
+    EditPreview,
+    KeyChanges,
+    KeyNotFound,
+    Keys,
+    RepeatDiffers,
+    RepeatOfDeleted,
+    Standing,
+)
+from keytoll.management.owners import MemberNotFound, Owners, TokenNotFound
+from keytoll.management.pages import MAX_PAGE, Page
+from keytoll.store.base import Store
+
+__all__ = [
+    "MAX_PAGE",
+    "UNCHANGED",
+    "Access",
+    "Asked",
+    "Audit",
+    "Books",
+    "Cache",
+    "ChargeNotFound",
+    "EditPreview",
+    "ExplainedCharge",
+    "KeyChanges",
+    "KeyNotFound",
+    "Keys",
+    "ListedCharge",
+    "Management",
+    "MemberNotFound",
+    "Owners",
+    "Page",
+    "RepeatDiffers",
+    "RepeatOfDeleted",
+    "Standing",
+    "TokenNotFound",
+    "Unsettled",
+    "UsageReport",
+    "create_management",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """The services: keys, their owners, the ledger, and the audit log."""
+
+    keys: Keys
+    owners: Owners
+    books: Books
+    audit: Audit
+
+
+def create_management(
+    *,
+    store: Store,
+    cache: Cache,
+    calendar: Calendar,
+    clock: Callable[[], int],
+    random: Callable[[int], bytes],
+    held: Callable[[str], KeyHolds] = lambda _: KeyHolds(),
+) -> Management:
+    """Return the services.
+
+    `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for, `held` what the requests
+    under way of a key hold.
+    """
+    changes = Changes(cache, clock=clock, random=random)
+    return Management(
+        keys=Keys(store, changes, calendar=calendar, held=held),
+        owners=Owners(store, changes),
+        books=Books(store, calendar=calendar, clock=clock),
+        audit=Audit(store),
+    )
