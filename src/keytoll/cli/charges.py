@@ -11,7 +11,7 @@ from keytoll.cli.client import OperatorClient, charge_path
 from keytoll.cli.options import RUN_DIR, Json, RunDir
 from keytoll.cli.output import amount, exactly, optional_amount, print_json, print_table, when
 from keytoll.core.expiry import format_timestamp, parse_since
-from keytoll.core.keys import check_owner
+from keytoll.core.owners import check_owner
 
 app = typer.Typer(help="The ledger: what was charged, and to whom.", no_args_is_help=True)
 

@@ -21,7 +21,7 @@ from keytoll.cli.output import (
     when,
 )
 from keytoll.core.expiry import format_timestamp, parse_expiry
-from keytoll.core.keys import check_owner
+from keytoll.core.owners import check_owner
 
 app = typer.Typer(help="API keys: create, list, show, edit, rotate and delete them.", no_args_is_help=True)
 
