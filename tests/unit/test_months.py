@@ -101,3 +101,12 @@ def test_a_quota_that_makes_no_sense_is_refused(kind: QuotaKind, limit: int | No
     with pytest.raises(InvalidValue) as raised:
         Quota(kind, limit)
     assert raised.value.field == "quota.limit"
+
+
+@given(st.integers(0, 4_000_000_000_000_000), st.sampled_from(["UTC", "Asia/Shanghai", "America/Sao_Paulo"]))
+def test_a_day_is_of_its_month_and_ends_with_it(at_us: int, zone: str) -> None:
+    calendar = Calendar(ZoneInfo(zone))
+    month = calendar.month(at_us)
+    assert calendar.day(at_us).startswith(f"{month.name}-")
+    assert calendar.day(month.start_us) == f"{month.name}-01"
+    assert not calendar.day(month.end_us).startswith(month.name)
