@@ -17,9 +17,13 @@ from keytoll.core.ledger import Charge, Entry, Reported, settle, unsettled
 from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices, Usage
 from keytoll.core.secrets import digest_of
-from keytoll.http.api import About, create_api
+from keytoll.http.api import create_api
+from keytoll.http.contract.common import About
+from keytoll.http.guesses import Guesses
 from keytoll.http.server import serve_unix
+from keytoll.http.sign_in import OperatorGate, TokenGate, Tokens
 from keytoll.management import Management, create_management
+from keytoll.metrics import Metrics
 from keytoll.settings import Settings
 from keytoll.store.base import Batch, StoredKey
 from keytoll.store.sqlite import SqliteStore
@@ -57,6 +61,7 @@ class Operated:
     calendar: Calendar
     clock: Clock
     http: httpx.AsyncClient
+    people: ASGIApp
     holds: dict[str, KeyHolds] = field(default_factory=dict)
 
     async def checked(self, secret: str) -> StoredKey | None:
@@ -146,10 +151,14 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
         random=os.urandom,
         held=lambda key_id: holds.get(key_id, KeyHolds()),
     )
-    served.api = create_api(management, about=About(version="1.2.3", currency="CNY", billing_time_zone=zone))
+    about = About(version="1.2.3", currency="CNY", billing_time_zone=zone)
+    metrics, guesses = Metrics(), Guesses(monotonic=lambda: clock.now_us / 1_000_000)
+    tokens = Tokens(management.owners.authenticate, guesses=guesses, metrics=metrics)
+    served.api = create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics)
+    people = create_api(management, about=about, gate=TokenGate(tokens), metrics=metrics)
     transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, holds)
+            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, people, holds)
     finally:
         await store.close()

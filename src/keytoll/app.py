@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
+from starlette.types import ASGIApp
 
 import keytoll.envoy
 from keytoll import __version__, logs
@@ -36,10 +37,14 @@ from keytoll.envoy.rotation import JournalRotation
 from keytoll.envoy.server import EnvoyServer
 from keytoll.envoy.watch import EnvoyWatch
 from keytoll.http.api import create_api
-from keytoll.http.contract import About
+from keytoll.http.contract.common import About
+from keytoll.http.front import create_front
+from keytoll.http.guesses import Guesses
+from keytoll.http.pages import CONSOLE
 from keytoll.http.probes import create_probes
 from keytoll.http.reads import create_reads
 from keytoll.http.server import serve_tcp, serve_unix
+from keytoll.http.sign_in import OperatorGate, TokenGate, Tokens
 from keytoll.losses import LossDetector
 from keytoll.management import create_management
 from keytoll.metrics import Metrics
@@ -246,7 +251,6 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         stack.push_async_callback(store.close)
         keytoll = _Keytoll(settings, store)
         await keytoll.publisher.start()
-        rules = keytoll.current_rules()
         await keytoll.restore_holds()
         stack.callback(keytoll.admissions.close)
         for admin in keytoll.admins:
@@ -254,25 +258,35 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         await keytoll.guard.look()
         stack.push_async_callback(keytoll.settle_the_rest)
         await stack.enter_async_context(_envoy_server(keytoll))
-        management = create_management(
-            store=store,
-            cache=keytoll.cache,
-            calendar=rules.calendar,
-            clock=_now_us,
-            random=os.urandom,
-            held=keytoll.book.of,
-        )
-        about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
-        await stack.enter_async_context(serve_unix(create_api(management, about=about), settings.operator_socket))
-        reads = create_reads(
-            lambda: keytoll.current_rules().offers, key_of=keytoll.key_of, standing=management.keys.standing
-        )
-        await stack.enter_async_context(serve_unix(reads, settings.api_socket))
+        for app, path in _apps(keytoll):
+            await stack.enter_async_context(serve_unix(app, path))
         probes = create_probes(keytoll.metrics.registry, ready=lambda: keytoll.not_ready)
         await stack.enter_async_context(
             serve_tcp(probes, host=settings.metrics_host, port=settings.metrics_port, setting="METRICS_PORT")
         )
         yield keytoll
+
+
+def _apps(keytoll: _Keytoll) -> Iterator[tuple[ASGIApp, Path]]:
+    """Return what people, operators and callers reach by HTTP, each with its socket."""
+    rules, metrics, settings = keytoll.current_rules(), keytoll.metrics, keytoll.settings
+    management = create_management(
+        store=keytoll.store,
+        cache=keytoll.cache,
+        calendar=rules.calendar,
+        clock=_now_us,
+        random=os.urandom,
+        held=keytoll.book.of,
+    )
+    about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
+    guesses = Guesses(monotonic=time.monotonic)
+    tokens = Tokens(management.owners.authenticate, guesses=guesses, metrics=metrics)
+    yield create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics), settings.operator_socket
+    people = create_api(management, about=about, gate=TokenGate(tokens), metrics=metrics, console=CONSOLE)
+    reads = create_reads(
+        lambda: keytoll.current_rules().offers, key_of=keytoll.key_of, standing=management.keys.standing
+    )
+    yield create_front(reads=reads, management=people), settings.api_socket
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from keytoll.core.money import NANO
 from keytoll.core.pricing import Usage
 
 _CHECK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
+_API_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10)
 _LAG_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
 _MAX_MODELS = 200
 
@@ -119,6 +120,21 @@ class Metrics:
         )
         self.cache_hits = self.cache_lookups.labels("hit")
         self.cache_misses = self.cache_lookups.labels("miss")
+        self.api_seconds = Histogram(
+            "keytoll_api_request_duration_seconds",
+            "Time to answer a request of the console or the management API, by operation and status.",
+            ["operation", "status"],
+            buckets=_API_BUCKETS,
+            registry=registry,
+        )
+        self.sign_ins = Counter(
+            "keytoll_api_authentications",
+            "Access tokens shown, by outcome: accepted, refused, or limited, since their source had guessed too often.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("accepted", "refused", "limited"):
+            self.sign_ins.labels(outcome)
         self.catalog_reloads = Counter(
             "keytoll_catalog_reloads", "Changes of the catalog, by outcome.", ["outcome"], registry=registry
         )
@@ -135,6 +151,10 @@ class Metrics:
             for name in _TOKEN_CLASSES:
                 if count := getattr(charge.usage, name):
                     self.tokens.labels(model, name).inc(count)
+
+    def count_api_request(self, operation: str, status: int, took_s: float) -> None:
+        """Count a request of the console (`none`) or of an operation of the API."""
+        self.api_seconds.labels(operation, f"{status // 100}xx").observe(took_s)
 
     def _model_label(self, model: str) -> str:
         if model not in self._models and len(self._models) >= _MAX_MODELS:

@@ -27,6 +27,7 @@ async def test_a_charge_is_told_whole(keytoll: Operated) -> None:
                 "kind": "charge",
                 "decision_id": str(charge.entry.decision_id),
                 "key_id": key["id"],
+                "key_name": "production",
                 "owner": "users/alice",
                 "model": "Qwen2.5-72B-Instruct",
                 "endpoint": "chat/completions",

@@ -1,7 +1,7 @@
 """How errors are told: in the shape of OpenAI's API, naming the field at fault, without anything internal."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -11,11 +11,22 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
-from keytoll.management import ChargeNotFound, KeyNotFound, RepeatDiffers, RepeatOfDeleted
-from keytoll.store.base import NameTaken, OwnerDeleted, StoreUnavailable
+from keytoll.core.permissions import Forbidden, Hidden
+from keytoll.http.guesses import TooManyFailures
+from keytoll.http.sign_in import CrossSite, Unauthenticated
+from keytoll.management import (
+    ChargeNotFound,
+    KeyNotFound,
+    MemberNotFound,
+    RepeatDiffers,
+    RepeatOfDeleted,
+    TokenNotFound,
+)
+from keytoll.store.base import LastAdmin, NameTaken, OwnerDeleted, OwnerNotFound, OwnerTaken, StoreUnavailable
 
 ONCE_HEADER = "Idempotency-Key"
 """Under which a caller may repeat a change without having it made twice."""
@@ -73,21 +84,48 @@ async def _on_invalid_value(_: Request, exc: InvalidValue) -> Response:
     return error_answer(400, str(exc), param=exc.field, code="invalid_value")
 
 
-async def _on_key_not_found(_request: Request, _exc: Exception) -> Response:
-    return error_answer(404, "There is no key of this id", code="not_found")
+async def _on_unauthenticated(_: Request, exc: Unauthenticated) -> Response:
+    return error_answer(401, str(exc), code="invalid_access_token", headers={"www-authenticate": "Bearer"})
 
 
-async def _on_charge_not_found(_request: Request, _exc: Exception) -> Response:
-    return error_answer(404, "There is no charge of this id", code="not_found")
+async def _on_too_many_failures(_: Request, exc: TooManyFailures) -> Response:
+    message = "Too many attempts with wrong access tokens came from this address; try again later"
+    headers = {"retry-after": str(exc.retry_after_s)}
+    return error_answer(429, message, code="rate_limit_exceeded", headers=headers)
+
+
+async def _on_cross_site(_request: Request, _exc: Exception) -> Response:
+    message = "A session in a browser can be used by the console's own pages only"
+    return error_answer(403, message, code="permission_denied")
+
+
+async def _on_forbidden(_: Request, exc: Forbidden) -> Response:
+    return error_answer(403, str(exc) or "You may not do this", code="permission_denied")
+
+
+def _not_found(what: str) -> Callable[[Request, Any], Awaitable[Response]]:
+    async def on_not_found(_request: Request, _exc: Exception) -> Response:
+        return error_answer(404, what, code="not_found")
+
+    return on_not_found
+
+
+async def _on_owner_taken(_request: Request, _exc: Exception) -> Response:
+    return error_answer(409, "name: it is taken", param="name", code="name_taken")
+
+
+async def _on_owner_deleted(_request: Request, _exc: Exception) -> Response:
+    message = "name: an owner of this name was deleted; names aren't used twice, since charges are kept by them"
+    return error_answer(409, message, param="name", code="name_taken")
+
+
+async def _on_last_admin(_request: Request, _exc: Exception) -> Response:
+    message = "The organization would be left without an admin; make somebody else one first"
+    return error_answer(409, message, param="user", code="last_admin")
 
 
 async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
-
-
-async def _on_owner_deleted(_request: Request, _exc: Exception) -> Response:
-    message = "name: an owner of this name was deleted; names aren't used twice"
-    return error_answer(409, message, param="name", code="name_taken")
 
 
 async def _on_repeat_differs(_request: Request, _exc: Exception) -> Response:
@@ -112,15 +150,39 @@ async def _on_http_exception(_: Request, exc: HTTPException) -> Response:
     return error_answer(exc.status_code, reason, code=_STATUS_CODES.get(exc.status_code), headers=exc.headers)
 
 
-_HANDLERS: Mapping[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
+async def _on_wrong_method(request: Request, _exc: Exception) -> Response:
+    """Tell all methods of the path, each of which is a route of its own."""
+    headers = {"allow": ", ".join(sorted(_methods_of(request)))}
+    return error_answer(405, "Method not allowed", code="method_not_allowed", headers=headers)
+
+
+def _methods_of(request: Request) -> Iterator[str]:
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            yield from route.methods
+
+
+_OWNER_NOT_FOUND = _not_found("There is no such person or organization")
+_HANDLERS: Mapping[type[Exception] | int, Callable[[Request, Any], Awaitable[Response]]] = {
     RequestValidationError: _on_bad_request,
     InvalidValue: _on_invalid_value,
-    KeyNotFound: _on_key_not_found,
-    ChargeNotFound: _on_charge_not_found,
-    NameTaken: _on_name_taken,
+    Unauthenticated: _on_unauthenticated,
+    TooManyFailures: _on_too_many_failures,
+    CrossSite: _on_cross_site,
+    Forbidden: _on_forbidden,
+    Hidden: _OWNER_NOT_FOUND,  # exactly as if it weren't there
+    OwnerNotFound: _OWNER_NOT_FOUND,
+    KeyNotFound: _not_found("There is no key of this id"),
+    ChargeNotFound: _not_found("There is no charge of this id"),
+    MemberNotFound: _not_found("This person is not a member of the organization"),
+    TokenNotFound: _not_found("This person has no access token"),
+    OwnerTaken: _on_owner_taken,
     OwnerDeleted: _on_owner_deleted,
+    LastAdmin: _on_last_admin,
+    NameTaken: _on_name_taken,
     RepeatDiffers: _on_repeat_differs,
     RepeatOfDeleted: _on_repeat_of_deleted,
     StoreUnavailable: on_store_unavailable,
+    405: _on_wrong_method,
     HTTPException: _on_http_exception,
 }

@@ -1,6 +1,9 @@
-"""What stands around every request of the API: a bound on its body, a strict reading of it, and no leak in an answer."""
+"""What stands around every request of the API: who asks is known, its body is bounded and read strictly, and its answer
+leaks nothing and can't be framed, sniffed or cached.
+"""
 
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,24 +14,41 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keytoll.core.permissions import Actor
 from keytoll.http.errors import error_answer, route_of
+from keytoll.metrics import Metrics
 
 MAX_BODY_BYTES = 262_144
+
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+_ACTOR = "keytoll.actor"
 
 _log = structlog.get_logger(__name__)
 
 
 class Guard:
-    """Middleware: bounds bodies, forbids caching of answers, and answers what went wrong inside without telling it."""
+    """Middleware: bounds bodies, puts the headers of an answer, and answers what went wrong inside without telling it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        answer = _Answer(send)
+        answer, began_s = _Answer(send, bodiless=scope["method"] == "HEAD"), time.perf_counter()
+        if answer.bodiless:
+            scope = {**scope, "method": "GET"}
         try:
             await self._app(scope, _bounded(scope, receive), answer)
         except Exception:
@@ -39,10 +59,16 @@ class Guard:
                 500, "Something went wrong inside Keytoll; its log tells what", code="internal_error"
             )
             await failure(scope, receive, answer)
+        finally:
+            operation = getattr(scope.get("route"), "operation_id", None) or "none"
+            self._metrics.count_api_request(operation, answer.status, time.perf_counter() - began_s)
 
 
-class StrictRoute(APIRoute):
-    """A route that reads JSON strictly: a name that stands twice in an object is refused, since readers differ on it."""
+class OpenRoute(APIRoute):
+    """A route that reads JSON strictly: a name that stands twice in an object is refused, since readers differ on it.
+
+    It asks for no token.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, with a request that reads strictly."""
@@ -54,15 +80,43 @@ class StrictRoute(APIRoute):
         return handle_strictly
 
 
+class GuardedRoute(OpenRoute):
+    """The same for those who are known only: who asks is found out before anything else of a request is looked at."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, behind the gate of its app."""
+        handle = super().get_route_handler()
+
+        async def handle_known(request: Request) -> Response:
+            request.scope[_ACTOR] = await request.app.state.gate.actor(request)
+            return await handle(request)
+
+        return handle_known
+
+
+async def actor_of(request: Request) -> Actor:
+    """Return who has sent a request of a guarded route."""
+    actor: Actor = request.scope[_ACTOR]
+    return actor
+
+
 class _Answer:
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, bodiless: bool) -> None:
         self._send = send
+        self.bodiless = bodiless
         self.started = False
+        self.status = 499  # the caller has left
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            MutableHeaders(scope=message).setdefault("cache-control", "no-store")
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers[name] = value
+            headers.setdefault("cache-control", "no-store")
+        elif self.bodiless:
+            message = {**message, "body": b""}
         await self._send(message)
 
 

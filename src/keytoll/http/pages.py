@@ -39,18 +39,20 @@ class _File:
     tag: str
 
 
-def create_pages(folder: Path, *, otherwise: ASGIApp) -> ASGIApp:
-    """Return an app with the folder's `index.html` at `/` and its files below `/console/`; the rest is `otherwise`'s."""
-    files = _files(folder)
+class Pages:
+    """Middleware: serves a folder's `index.html` at `/` and its files below `/console/`; the rest is the app's."""
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and (path in files or path.startswith("/console/")):
-            await _answer(Request(scope), files.get(path))(scope, receive, send)
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        self._app = app
+        self._files = _files(folder)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        path = scope["path"]
+        if path in self._files or path.startswith("/console/"):
+            await _answer(Request(scope), self._files.get(path))(scope, receive, send)
         else:
-            await otherwise(scope, receive, send)
-
-    return serve
+            await self._app(scope, receive, send)
 
 
 def _files(folder: Path) -> Mapping[str, _File]:
@@ -71,15 +73,13 @@ def _file(path: Path) -> _File:
 def _answer(request: Request, file: _File | None) -> Response:
     if file is None:
         return error_answer(404, "There is no such page", code="not_found")
-    if request.method not in ("GET", "HEAD"):
+    if request.method != "GET":
         headers = {"allow": "GET, HEAD"}
         return error_answer(405, "Method not allowed", code="method_not_allowed", headers=headers)
     headers = {"etag": file.tag, "cache-control": "no-cache"}
     if _has(request, file.tag):
         return Response(status_code=304, headers=headers)
-    length = {"content-length": str(len(file.content))}
-    content = b"" if request.method == "HEAD" else file.content
-    return Response(content, headers={**headers, **length, "content-type": file.type})
+    return Response(file.content, headers={**headers, "content-type": file.type})
 
 
 def _has(request: Request, tag: str) -> bool:

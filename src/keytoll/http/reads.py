@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keytoll.core.offer import Offer, Offers
-from keytoll.http.contract import OwnKey
+from keytoll.http.contract.keys import OwnKey
 from keytoll.http.errors import error_answer, on_store_unavailable
 from keytoll.management import Standing
 from keytoll.store.base import StoredKey, StoreUnavailable
