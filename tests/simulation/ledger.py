@@ -15,9 +15,19 @@ SELECT c.seq, c.kind, c.decision_id, c.key_id, c.owner, c.month, c.amount_nano, 
     {", ".join(f"c.{name}_price_nano" for name in _PRICES)}
 FROM charges AS c WHERE c.seq > ? ORDER BY c.seq
 """
+_SUMMED = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "reasoning_tokens",
+    "amount_nano",
+)
 _INSERT_KEY = """
-INSERT INTO keys (id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)
+INSERT INTO keys (id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, folded_name)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '')
 """
 
 
@@ -79,6 +89,18 @@ class LedgerFile:
         """Return how many rows a table has."""
         ((count,),) = self._db.execute(f"SELECT COUNT(*) FROM {table}").fetchall()
         return int(count)
+
+    def usage_differs(self) -> bool:
+        """Return whether the sums of usage are others than those of the rows, or a row's day is not of its month."""
+        sums = ", ".join(f"SUM({column})" for column in _SUMMED)
+        of_rows = f"SELECT owner, day, key_id, model, COUNT(*), {sums} FROM charges"
+        of_rows += " WHERE kind <> 'unsettled' GROUP BY owner, day, key_id, model"
+        kept = f"SELECT owner, day, key_id, model, requests, {', '.join(_SUMMED)} FROM usage"
+        found = [
+            self._db.execute(f"{one} EXCEPT {other}").fetchone() for one, other in ((of_rows, kept), (kept, of_rows))
+        ]
+        strays = self._db.execute("SELECT 1 FROM charges WHERE substr(day, 1, 7) <> month LIMIT 1").fetchone()
+        return any((*found, strays))
 
     def worst_total(self) -> int:
         """Return the least of all amounts and totals."""

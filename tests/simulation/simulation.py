@@ -745,6 +745,7 @@ class Simulation:
         open_rows = sum(decision.rows == ["unsettled"] for decision in self.model.decisions.values())
         require(self.ledger.count("open_unsettled") == open_rows, "the list of unsettled decisions is wrong")
         require(self.ledger.worst_total() >= 0, "an amount is negative")
+        require(not self.ledger.usage_differs(), "usage is not the sum of the charges")
         require(len(self.keytoll.book) == 0, "something is held in the end")
         require(len(list((self.folder / "admissions").iterdir())) == 1, "admissions are left over")
 

@@ -9,10 +9,11 @@ from changes import keep_key, make_event
 from store.builders import NOW_US, make_charge, make_key
 
 from keytoll.core.access import Networks
-from keytoll.core.keys import Key
+from keytoll.core.keys import Key, KeyStatus
 from keytoll.core.quota import Quota, QuotaKind, Totals
-from keytoll.store.base import Batch, KeyQuery, NameTaken, Once, Store, StoredKey
+from keytoll.store.base import Batch, KeyQuery, KeySort, NameTaken, Once, Store, StoredKey, key_cursor
 
+UNLIMITED = Quota()
 MONTHLY = Quota(QuotaKind.MONTHLY, 100_000_000_000)
 TOTAL = Quota(QuotaKind.TOTAL, 0)
 
@@ -235,3 +236,138 @@ async def test_a_listed_key_has_its_own_totals(store: Store) -> None:
     listed = await list_keys(store, KeyQuery())
     assert [stored.totals for stored in listed] == [Totals(), Totals(7, {"2026-09": 7}), Totals(8, {"2026-09": 8})]
     assert {stored.revision for stored in listed} == {posted.revision}
+
+
+# --- lists: what is asked for, and in which order ---
+
+
+async def _names(store: Store, query: KeyQuery) -> list[str]:
+    return [stored.key.name for stored in await list_keys(store, query)]
+
+
+async def _keep_named(store: Store, *names: str, owner: str = "users/alice") -> list[Key]:
+    keys = [make_key(name=name, owner=owner) for name in names]
+    for key in keys:
+        await keep_key(store, key)
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("PROD", ["Production", "pre-prod"]),
+        ("españa", ["ESPAÑA"]),
+        ("strasse", ["Straße"]),
+        ("%", ["100%_sure"]),
+        ("_", ["100%_sure"]),
+        ("'", []),
+        ("", ["Production", "pre-prod", "ESPAÑA", "Straße", "100%_sure"]),
+    ],
+)
+async def test_a_text_is_found_in_names_whatever_its_case_and_signs(store: Store, text: str, found: list[str]) -> None:
+    await _keep_named(store, "Production", "pre-prod", "ESPAÑA", "Straße", "100%_sure")
+    assert await _names(store, KeyQuery(text=text)) == found
+    assert await _names(store, KeyQuery(owner="users/alice", text=text)) == found
+
+
+async def test_a_key_is_found_by_its_new_name_and_not_by_its_old_one(store: Store) -> None:
+    (key,) = await _keep_named(store, "before")
+    assert await store.update_key(replace(key, name="After"), event=make_event())
+    assert await _names(store, KeyQuery(text="after")) == ["After"]
+    assert await _names(store, KeyQuery(text="before")) == []
+
+
+async def test_keys_are_found_by_how_they_stand_each_in_one_way(store: Store) -> None:
+    def key(name: str, quota: Quota = UNLIMITED, expires_at_us: int | None = None, *, disabled: bool = False) -> Key:
+        return replace(make_key(name=name, quota=quota), expires_at_us=expires_at_us, disabled=disabled)
+
+    limit = 10
+    keys = [
+        key("plain"),
+        key("not yet over", expires_at_us=NOW_US + 1),
+        key("over", expires_at_us=NOW_US),
+        key("off", disabled=True),
+        key("off and over", expires_at_us=NOW_US, disabled=True),
+        key("blocked", TOTAL),
+        key("all spent", Quota(QuotaKind.TOTAL, limit)),
+        key("nearly spent", Quota(QuotaKind.TOTAL, limit + 1)),
+        key("spent this month", Quota(QuotaKind.MONTHLY, limit)),
+        key("spent in August", Quota(QuotaKind.MONTHLY, limit)),
+        key("spent and over", Quota(QuotaKind.TOTAL, limit), NOW_US),
+    ]
+    for each in keys:
+        await keep_key(store, each)
+        month = "2026-08" if each.name == "spent in August" else "2026-09"
+        await store.post(Batch([make_charge(limit, key_id=each.id, month=month)]))
+    by_status = {status: await _names(store, KeyQuery(status=status)) for status in KeyStatus}
+    assert by_status == {
+        KeyStatus.DISABLED: ["off", "off and over"],
+        KeyStatus.EXPIRED: ["over", "spent and over"],
+        KeyStatus.SPENT: ["blocked", "all spent", "spent this month"],
+        KeyStatus.ACTIVE: ["plain", "not yet over", "nearly spent", "spent in August"],
+    }
+    assert await _names(store, KeyQuery(quota=QuotaKind.MONTHLY)) == ["spent this month", "spent in August"]
+    assert await _names(store, KeyQuery(quota=QuotaKind.MONTHLY, status=KeyStatus.SPENT)) == ["spent this month"]
+
+
+@pytest.mark.parametrize("owner", [None, "users/alice"])
+@pytest.mark.parametrize("descending", [False, True])
+async def test_keys_are_listed_by_creation_name_expiry_and_use(
+    store: Store, owner: str | None, descending: bool
+) -> None:
+    keys = await _keep_named(store, "b", "A", "c")
+    await store.update_key(replace(keys[2], expires_at_us=NOW_US), event=make_event())
+    await store.update_key(replace(keys[1], expires_at_us=NOW_US + 1), event=make_event())
+    for number, key in enumerate((keys[1], keys[0])):
+        await store.post(Batch([make_charge(key_id=key.id, admitted_at_us=NOW_US + number)]))
+    orders = {
+        KeySort.CREATED_AT: ["b", "A", "c"],
+        KeySort.NAME: ["A", "b", "c"],
+        KeySort.EXPIRES_AT: ["c", "A", "b"],
+        KeySort.LAST_USED_AT: ["c", "A", "b"],
+    }
+    for sort, names in orders.items():
+        found = await _names(store, KeyQuery(owner=owner, sort=sort, descending=descending))
+        assert found == (names[::-1] if descending else names)
+
+
+@pytest.mark.parametrize("sort", KeySort)
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("owner", [None, "users/alice"])
+async def test_pages_in_any_order_hold_every_key_once_also_when_they_are_used_meanwhile(
+    store: Store, sort: KeySort, descending: bool, owner: str | None
+) -> None:
+    keys = await _keep_named(store, "a", "B", "b", "a ", "c", "ß", "d")
+    for number, key in enumerate(keys[2:]):
+        await store.post(Batch([make_charge(key_id=key.id, admitted_at_us=NOW_US + number // 2)]))
+        await store.update_key(replace(key, expires_at_us=NOW_US + number // 2), event=make_event())
+    query = KeyQuery(owner=owner, sort=sort, descending=descending, limit=2)
+    everything = [stored.key.id for stored in await list_keys(store, replace(query, limit=100))]
+    pages: list[str] = []
+    after: str | None = None
+    while page := await list_keys(store, replace(query, after=after)):
+        pages += [stored.key.id for stored in page]
+        after = key_cursor(page[-1], sort)
+        if descending:  # ascending, what is used meanwhile rightly comes once more
+            await store.post(Batch([make_charge(key_id=page[-1].key.id, admitted_at_us=NOW_US + 1000)]))
+    assert pages == everything
+    assert len(pages) == len(keys)
+
+
+@pytest.mark.parametrize("after", ["key_unknown", "", "@", "key_1@x", "key_1@", "@5", "key_1@99999999999999999999"])
+@pytest.mark.parametrize("sort", KeySort)
+async def test_a_cursor_that_is_none_is_no_error(store: Store, sort: KeySort, after: str) -> None:
+    await _keep_named(store, "a")
+    for descending in (False, True):
+        assert len(await list_keys(store, KeyQuery(sort=sort, descending=descending, after=after))) <= 1
+
+
+async def test_the_names_of_keys_are_known_of_deleted_ones_too(store: Store) -> None:
+    first, second = await _keep_named(store, "first", "second")
+    await store.delete_key(first.id, deleted_at_us=NOW_US, event=make_event())
+    asked = [first.id, second.id, first.id, "key_unknown"]
+    assert await store.key_names(asked) == {first.id: "first", second.id: "second"}
+    assert await store.key_names([]) == {}
+    assert await store.key_named("users/alice", "second") == second.id
+    assert await store.key_named("users/alice", "first") is None
+    assert await store.key_named("users/bob", "second") is None
