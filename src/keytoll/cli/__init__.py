@@ -1,4 +1,5 @@
-"""The command line. Commands talk to the running Keytoll, over its operator's socket; `serve` is that Keytoll.
+"""The command line. Commands ask a Keytoll: the one that runs here, over its operator's socket, or one at an address,
+with an access token. `serve` is that Keytoll.
 
 What is slow to import is imported by the commands that need it, so that `keytoll --help` answers at once.
 """
@@ -7,23 +8,41 @@ from collections.abc import Sequence
 
 import typer
 
-from keytoll.cli import catalog, charges, keys, serve, unsettled
-from keytoll.cli.client import Failure
+from keytoll.cli import access_token, audit, catalog, charges, identity, keys, organizations, serve, unsettled, users
+from keytoll.cli.failure import Failure
+from keytoll.cli.groups import group
 from keytoll.cli.options import Json
+from keytoll.cli.usage import usage
 from keytoll.core.errors import InvalidValue
 
+_HELP = """Keys, quotas and billing of an LLM gateway, beside Envoy.
+
+Commands ask the Keytoll that runs here, with an operator's rights, or one at an address, as the person who is signed in
+there. Options that say which (`--server`, `--run-dir`) and `--json` may stand before a command or behind it.
+
+Examples:
+
+* `keytoll keys create users/alice --name production --monthly 100 --expires 30d`, on the spot
+
+* `keytoll login --server https://gateway.example.com`, then `keytoll keys list` and `keytoll usage`
+"""
+_SPENDING, _OWNERS, _SELF, _RUNNING = "Keys and spending", "Owners", "Yourself", "Running it"
+
 # Tracebacks as Typer paints them show the values of variables, secrets among them.
-app = typer.Typer(
-    help="Keys, quotas and billing of an LLM gateway, beside Envoy.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
-app.add_typer(keys.app, name="keys")
-app.add_typer(charges.app, name="charges")
-app.add_typer(unsettled.app, name="unsettled")
-app.add_typer(catalog.app, name="catalog")
-app.command("serve")(serve.serve)
+app = group(_HELP, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SPENDING)
+app.command("usage", rich_help_panel=_SPENDING)(usage)
+app.add_typer(charges.app, name="charges", rich_help_panel=_SPENDING)
+app.add_typer(users.app, name="users", rich_help_panel=_OWNERS)
+app.add_typer(organizations.app, name="organizations", rich_help_panel=_OWNERS)
+app.add_typer(access_token.app, name="access-token", rich_help_panel=_OWNERS)
+app.add_typer(audit.app, name="audit", rich_help_panel=_OWNERS)
+app.command("me", rich_help_panel=_SELF)(identity.me)
+app.command("login", rich_help_panel=_SELF)(identity.login)
+app.command("logout", rich_help_panel=_SELF)(identity.logout)
+app.command("serve", rich_help_panel=_RUNNING)(serve.serve)
+app.add_typer(catalog.app, name="catalog", rich_help_panel=_RUNNING)
+app.add_typer(unsettled.app, name="unsettled", rich_help_panel=_RUNNING)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-@app.command()
+@app.command(rich_help_panel=_RUNNING)
 def version(*, as_json: Json = False) -> None:
     """Print Keytoll's version."""
     from keytoll import __version__

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keytoll.cli.groups import group
 from keytoll.cli.options import Json
 from keytoll.cli.output import amount, exactly, print_json, print_table
 from keytoll.core.expiry import format_timestamp
@@ -25,7 +26,7 @@ _PRICES = {
     "Request": "request",
 }
 
-app = typer.Typer(help="The catalog: models, prices and backends.", no_args_is_help=True)
+app = group("The catalog: models, prices and backends.")
 
 
 @app.callback()

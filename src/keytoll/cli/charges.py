@@ -1,58 +1,59 @@
 """`keytoll charges`: look into the ledger."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
 
-from keytoll.cli.client import OperatorClient, charge_path
-from keytoll.cli.options import RUN_DIR, Json, RunDir
-from keytoll.cli.output import amount, exactly, optional_amount, print_json, print_table, when
-from keytoll.core.expiry import format_timestamp, parse_since
-from keytoll.core.owners import check_owner
-
-app = typer.Typer(help="The ledger: what was charged, and to whom.", no_args_is_help=True)
-
-_SINCE = (
-    "Only requests admitted since then: a duration back from now (`30m`, `12h`, `7d`, `1mo`), a date (from its start, in"
-    " the billing time zone) or a time (`2030-12-31T18:00`)."
+from keytoll.cli.client import Client, charge_path, connected
+from keytoll.cli.failure import Failure
+from keytoll.cli.groups import group
+from keytoll.cli.options import SHOWN, Json, KeyId, Limit, Model, Owner, RunDir, Server, Since, Until
+from keytoll.cli.output import (
+    amount,
+    exactly,
+    optional_amount,
+    print_json,
+    print_table,
+    token_columns,
+    when,
 )
-_TOKENS = {
-    "Input": "input_tokens",
-    "Cached": "cached_input_tokens",
-    "Cache write": "cache_write_tokens",
-    "Output": "output_tokens",
-    "Audio in": "audio_input_tokens",
-    "Audio out": "audio_output_tokens",
+from keytoll.cli.times import end, start
+
+app = group("The ledger: what was charged, and to whom.")
+
+_ITEMS = {
+    "input": "Input",
+    "cached_input": "Cached",
+    "cache_write": "Cache write",
+    "output": "Output",
+    "audio_input": "Audio in",
+    "audio_output": "Audio out",
+    "request": "Request",
 }
-_ITEMS = {field.removesuffix("_tokens"): column for column, field in _TOKENS.items()} | {"request": "Request"}
 _MEASURED = {
     "reported": "as the backend reported",
     "estimated": "estimated, as the backend did not report all",
     "none": "not at all",
 }
-_SHOWN = 100
-_ALWAYS = ("Input", "Cached", "Output")
+_FILE = "Where to write it, at once when all of it has come; by default to standard output."
 
 
 @app.command("list")
 def list_(
     *,
-    owner: Annotated[
-        str | None, typer.Option("--owner", help="Only those charged to users/… or organizations/….")
-    ] = None,
-    key_id: Annotated[str | None, typer.Option("--key", metavar="ID", help="Only this key's.")] = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="DATE|DURATION", help=_SINCE)] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=0, help="At most so many; 0 for all. Unless given, 100 in a table, all in JSON."),
-    ] = None,
+    owner: Owner = None,
+    key_id: KeyId = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
-    """List charges, newest first.
+    """List charges, newest first. What counts for `--since` and `--until` is when a request was admitted.
 
     Examples:
 
@@ -60,17 +61,47 @@ def list_(
 
     * `keytoll charges list --key key_0198… --since 2026-12-01 --json`
     """
-    query = {"owner": None if owner is None else check_owner(owner), "key_id": key_id}
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
-        most = limit if limit is not None else 0 if as_json else _SHOWN
-        found = list(client.items("/charges", query | {"since": _since(since, about)}, limit=most))
+    with connected(server, run_dir) as client:
+        about = client.about
+        query = _query(client, key_id=key_id, model=model, since=since, until=until)
+        most = limit if limit is not None else 0 if as_json else SHOWN
+        found = list(client.items(client.path(owner, "/charges"), query, limit=most))
     if as_json:
         print_json(found)
         return
     _print(found, about)
-    if limit is None and len(found) == _SHOWN:
-        typer.echo(f"Only the newest {_SHOWN} are shown; --limit 0 shows all.", err=True)
+    if limit is None and len(found) == SHOWN:
+        typer.echo(f"Only the newest {SHOWN} are shown; --limit 0 shows all.", err=True)
+
+
+@app.command()
+def export(
+    *,
+    owner: Owner = None,
+    key_id: KeyId = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help=_FILE)] = None,
+    server: Server = None,
+    run_dir: RunDir = None,
+) -> None:
+    """Export charges as CSV, newest first, all that there are.
+
+    Examples:
+
+    * `keytoll charges export --owner organizations/acme --since 2026-11-01 --until 2026-11-30 -o november.csv`
+
+    * `keytoll charges export --since 1mo > charges.csv`
+    """
+    with connected(server, run_dir) as client:
+        query = _query(client, key_id=key_id, model=model, since=since, until=until)
+        pages = client.csv(client.path(owner, "/charges"), query)
+        if output is None:
+            for page in pages:
+                typer.echo(page, nl=False)
+        else:
+            _write(output, pages)
 
 
 @app.command()
@@ -80,14 +111,15 @@ def explain(
     ],
     *,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Explain a charge: what was used, at which prices, and the sum line by line.
 
     Example: `keytoll charges explain chg_0198…`
     """
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
+    with connected(server, run_dir) as client:
+        about = client.about
         charge = client.call("GET", charge_path(charge_id))
     if as_json:
         print_json(charge)
@@ -156,28 +188,39 @@ def _remarks(charge: Mapping[str, Any], about: Mapping[str, str]) -> list[str]:
     return remarks
 
 
-def _since(text: str | None, about: Mapping[str, str]) -> str | None:
-    if text is None:
-        return None
-    zone = ZoneInfo(about["billing_time_zone"])
-    return format_timestamp(parse_since(text, now_us=time.time_ns() // 1000, zone=zone))
+def _query(
+    client: Client, *, key_id: str | None, model: str | None, since: str | None, until: str | None
+) -> dict[str, str | None]:
+    span = {"since": start(since, client.about), "until": end(until, client.about)}
+    return {"key_id": key_id, "model": model, **span}
+
+
+def _write(file: Path, pages: Iterable[str]) -> None:
+    """Half a file must not be taken for the whole."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as opened:
+            opened.writelines(pages)
+        part.replace(file)
+    except OSError as error:
+        raise Failure(f"can't write {file}: {error.strerror}") from error
 
 
 def _print(found: list[dict[str, Any]], about: Mapping[str, str]) -> None:
     if not found:
         typer.echo("No charges.")
         return
-    tokens = [column for column, field in _TOKENS.items() if column in _ALWAYS or any(c[field] for c in found)]
+    tokens = token_columns(found)
     columns = ["ID", "Admitted", "Owner", "Key", "Model", "Endpoint", *tokens, "Amount", "Measured", "Status"]
     print_table(columns, [_row(c, tokens, about) for c in found], right=frozenset([*tokens, "Amount", "Status"]))
 
 
-def _row(charge: Mapping[str, Any], tokens: list[str], about: Mapping[str, str]) -> list[str]:
+def _row(charge: Mapping[str, Any], tokens: Mapping[str, str], about: Mapping[str, str]) -> list[str]:
     return [
         charge["id"],
         when(charge["admitted_at"], about),
         *(charge[field] for field in ("owner", "key_id", "model", "endpoint")),
-        *(str(charge[_TOKENS[column]]) for column in tokens),
+        *(str(charge[field]) for field in tokens.values()),
         amount(charge["amount"], about),
         charge["measured"],
         str(charge["status"]),

@@ -1,31 +1,33 @@
 """`keytoll keys`: create, list, show, edit, rotate and delete keys."""
 
-import time
 from collections.abc import Mapping
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from typing import Annotated, Any, Literal
 
 import typer
 
-from keytoll.cli.client import OperatorClient, key_path
-from keytoll.cli.options import EXPIRES_HELP, RUN_DIR, Json, RunDir
+from keytoll.cli.client import Client, connected, key_path
+from keytoll.cli.groups import group
+from keytoll.cli.options import EXPIRES_HELP, Json, RunDir, Server, Yes
 from keytoll.cli.output import (
     exactly,
     expiration,
     listed,
     optional_amount,
+    optional_time,
+    print_facts,
     print_json,
+    print_secret,
     print_table,
     quota,
     status,
     when,
 )
-from keytoll.core.expiry import format_timestamp, parse_expiry
-from keytoll.core.owners import check_owner
+from keytoll.cli.times import expiry
 
-app = typer.Typer(help="API keys: create, list, show, edit, rotate and delete them.", no_args_is_help=True)
+app = group("API keys: create, list, show, edit, rotate and delete them.")
 
-_OWNER = "Who owns it and is charged: users/NAME or organizations/NAME."
+_OWNER = "Who owns it and is charged: users/NAME or organizations/NAME; by default yourself. An operator must name one."
+_LISTED = "Only this owner's keys; by default your own, or for an operator all."
 _MONTHLY = "At most this much in each calendar month, such as 100 or 0.5."
 _TOTAL = "At most this much in the key's whole life."
 
@@ -40,12 +42,17 @@ Networks = Annotated[
     list[str] | None,
     typer.Option("--network", metavar="CIDR", help="Only from this network or address; may be given several times."),
 ]
+Status = Literal["active", "disabled", "expired", "spent"]
+Kind = Literal["unlimited", "monthly", "total"]
+Sort = Literal[
+    "created_at", "name", "expires_at", "last_used_at", "-created_at", "-name", "-expires_at", "-last_used_at"
+]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="DATE|DURATION", help=EXPIRES_HELP)]
 
 
 @app.command()
 def create(
-    owner: Annotated[str, typer.Argument(metavar="OWNER", help=_OWNER)],
+    owner: Annotated[str | None, typer.Argument(metavar="[OWNER]", help=_OWNER)] = None,
     *,
     name: Annotated[str, typer.Option("--name", help="What the key is for, unique among the owner's keys.")],
     monthly: Monthly = None,
@@ -54,7 +61,8 @@ def create(
     model: Models = None,
     network: Networks = None,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Create a key and print it, this once.
 
@@ -66,11 +74,13 @@ def create(
     * `keytoll keys create users/alice --name production --monthly 100 --expires 30d`
 
     * `keytoll keys create organizations/acme --name batch --total 5000 --expires 2030-12-31`
+
+    * `keytoll keys create --name laptop --model bge-m3`, for yourself where you are signed in
     """
     limits = _quota(monthly=monthly, total=total)
-    with OperatorClient(run_dir) as client:
+    with connected(server, run_dir) as client:
         body = {"name": name, **limits, **_expiry(client, expires), **_allowed(model, network)}
-        key = client.call("POST", f"/{check_owner(owner)}/keys", body)
+        key = client.call("POST", f"/{client.owner(owner)}/keys", body)
     if as_json:
         print_json(key)
     else:
@@ -79,34 +89,47 @@ def create(
 
 @app.command("list")
 def list_(
-    owner: Annotated[str | None, typer.Argument(metavar="[OWNER]", help="Only this owner's keys.")] = None,
+    owner: Annotated[str | None, typer.Argument(metavar="[OWNER]", help=_LISTED)] = None,
     *,
+    search: Annotated[
+        str | None, typer.Option("--search", "-q", metavar="TEXT", help="Only with this in the name.")
+    ] = None,
+    standing: Annotated[Status | None, typer.Option("--status", help="Only those that are so.")] = None,
+    kind: Annotated[Kind | None, typer.Option("--quota", help="Only those with such a quota.")] = None,
+    sort: Annotated[Sort | None, typer.Option("--sort", help="By what; with `-` in front the largest first.")] = None,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
-    """List keys, of one owner or of all, with what is used of their quotas.
+    """List keys with what is used of their quotas.
 
     What counts is this month under a monthly quota, else the key's whole life.
 
-    Example: `keytoll keys list users/alice`
+    Examples:
+
+    * `keytoll keys list users/alice`
+
+    * `keytoll keys list organizations/acme --search batch --status active --sort -last_used_at`
     """
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
-        keys = list(client.items("/keys" if owner is None else f"/{check_owner(owner)}/keys", {}))
+    query = {"q": search, "status": standing, "quota": kind, "sort": sort}
+    with connected(server, run_dir) as client:
+        about = client.about
+        path = client.path(owner, "/keys")
+        keys = list(client.items(path, query))
     if as_json:
         print_json(keys)
     else:
-        _print_keys(keys, about, with_owner=owner is None)
+        _print_keys(keys, about, with_owner=path == "/keys")
 
 
 @app.command()
-def show(key_id: Id, *, as_json: Json = False, run_dir: RunDir = RUN_DIR) -> None:
+def show(key_id: Id, *, as_json: Json = False, server: Server = None, run_dir: RunDir = None) -> None:
     """Show all that is known of a key.
 
     Example: `keytoll keys show key_0198…`
     """
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
+    with connected(server, run_dir) as client:
+        about = client.about
         key = client.call("GET", key_path(key_id))
     if as_json:
         print_json(key)
@@ -123,7 +146,8 @@ def rotate(
         typer.Option("--grace", metavar="DURATION", help="How long the old secret works on; by default not at all."),
     ] = None,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Give a key another secret and print it, this once. Its id, quota and spending stay.
 
@@ -131,9 +155,9 @@ def rotate(
 
     Example: `keytoll keys rotate key_0198… --grace 24h`
     """
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
-        body = {} if grace is None else {"old_valid_until": _instant(about, grace, field="grace")}
+    with connected(server, run_dir) as client:
+        about = client.about
+        body = {} if grace is None else {"old_valid_until": expiry(grace, about, field="grace")}
         key = client.call("POST", f"{key_path(key_id)}/rotate", body)
     if as_json:
         print_json(key)
@@ -161,7 +185,8 @@ def edit(
         bool, typer.Option("--dry-run", help="Change nothing; tell what would change, from when.")
     ] = False,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Change a key's name, quota, expiry, or what it is allowed. It is in force when the command returns.
 
@@ -187,8 +212,8 @@ def edit(
         changes["expires_at"] = None
     if not changes and expires is None:
         raise typer.BadParameter("Say what to change; see --help.")
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
+    with connected(server, run_dir) as client:
+        about = client.about
         query = {"dry_run": "true"} if dry_run else {}
         answer = client.call("PATCH", key_path(key_id), changes | _expiry(client, expires), query=query)
     if as_json:
@@ -203,9 +228,10 @@ def edit(
 def delete(
     key_id: Id,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Delete a key. When the command returns, the key is refused; its charges stay.
 
@@ -213,7 +239,7 @@ def delete(
 
     Example: `keytoll keys delete key_0198… --yes`
     """
-    with OperatorClient(run_dir) as client:
+    with connected(server, run_dir) as client:
         key = client.call("GET", key_path(key_id))
         if not yes:
             typer.echo(
@@ -250,32 +276,20 @@ def _allowed(models: list[str] | None, networks: list[str] | None) -> dict[str, 
     return {name: value for name, value in given.items() if value}
 
 
-def _expiry(client: OperatorClient, expires: str | None) -> dict[str, str]:
-    if expires is None:
-        return {}
-    return {"expires_at": _instant(client.call("GET", "/about"), expires, field="expires")}
-
-
-def _instant(about: Mapping[str, str], text: str, *, field: str) -> str:
-    zone = ZoneInfo(about["billing_time_zone"])
-    return format_timestamp(parse_expiry(text, now_us=time.time_ns() // 1000, zone=zone, field=field))
+def _expiry(client: Client, expires: str | None) -> dict[str, str]:
+    return {} if expires is None else {"expires_at": expiry(expires, client.about, field="expires")}
 
 
 def _print_created(key: Mapping[str, Any]) -> None:
     typer.echo(f"Created the key {_described(key)}, id {key['id']}:")
-    _print_secret(key)
+    print_secret(key)
 
 
 def _print_rotated(key: Mapping[str, Any], about: Mapping[str, str]) -> None:
     until = key["old_valid_until"]
     old = "no longer works" if until is None else f"works until {exactly(until, about)}"
     typer.echo(f"The key {_described(key)}, id {key['id']}, has a new secret; the old one {old}:")
-    _print_secret(key)
-
-
-def _print_secret(key: Mapping[str, Any]) -> None:
-    typer.echo(f"\n    {key['secret']}\n")
-    typer.echo("Store it safely now: it is not kept here and will not be shown again.")
+    print_secret(key)
 
 
 def _print_key(key: Mapping[str, Any], about: Mapping[str, str]) -> None:
@@ -287,19 +301,15 @@ def _print_key(key: Mapping[str, Any], about: Mapping[str, str]) -> None:
         "Status": "disabled" if key["disabled"] else "enabled",
         "Usage Quota": quota(key, about),
         "Remaining": optional_amount(key["remaining"], about, otherwise="Unlimited"),
-        "Resets At": _optional_time(key["resets_at"], about),
+        "Resets At": optional_time(key["resets_at"], about),
         "Expiration": expiration(key["expires_at"], about),
         "Models": listed(key["allowed_models"], otherwise="All"),
         "Networks": listed(key["allowed_networks"], otherwise="Everywhere"),
         "Created": f"{when(key['created_at'], about)} by {key['created_by']}",
-        "Last Used": _optional_time(key["last_used_at"], about),
-        "Old Secret": _optional_time(key["old_valid_until"], about, prefix="works until "),
+        "Last Used": optional_time(key["last_used_at"], about),
+        "Old Secret": optional_time(key["old_valid_until"], about, prefix="works until "),
     }
-    print_table(["Field", "Value"], [[name, fact] for name, fact in facts.items()])
-
-
-def _optional_time(timestamp: str | None, about: Mapping[str, str], *, prefix: str = "") -> str:
-    return "-" if timestamp is None else prefix + when(timestamp, about)
+    print_facts(facts)
 
 
 def _print_preview(preview: Mapping[str, Any], about: Mapping[str, str]) -> None:

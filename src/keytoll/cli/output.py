@@ -15,7 +15,17 @@ from keytoll.core.months import to_datetime
 
 _WIDE = 10_000
 _BOUNDLESS = 100_000
-_WHOLE = frozenset({"ID", "Key", "Corrected by"})
+_TOKENS = {
+    "Input": "input_tokens",
+    "Cached": "cached_input_tokens",
+    "Cache write": "cache_write_tokens",
+    "Output": "output_tokens",
+    "Reasoning": "reasoning_tokens",
+    "Audio in": "audio_input_tokens",
+    "Audio out": "audio_output_tokens",
+}
+_ALWAYS = frozenset({"Input", "Cached", "Output"})
+_WHOLE = frozenset({"ID", "Key", "Key ID", "Corrected by"})
 """Columns of ids: always in one piece, to be copied."""
 
 
@@ -45,6 +55,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     Console(width=max(width, needed)).print(table)
 
 
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print what is known of one thing as a table."""
+    print_table(["Field", "Value"], [[name, fact] for name, fact in facts.items()])
+
+
+def print_secret(made: Mapping[str, Any]) -> None:
+    """Print a secret, this once."""
+    typer.echo(f"\n    {made['secret']}\n")
+    typer.echo("Store it safely now: it is not kept here and will not be shown again.")
+
+
 def amount(text: str, about: Mapping[str, str]) -> str:
     """Return a decimal string with the currency: `¥45.50`."""
     return currency_symbol(about["currency"]) + text
@@ -53,6 +74,11 @@ def amount(text: str, about: Mapping[str, str]) -> str:
 def optional_amount(text: str | None, about: Mapping[str, str], *, otherwise: str) -> str:
     """Return a decimal string with the currency, or what is said where there is none."""
     return otherwise if text is None else amount(text, about)
+
+
+def token_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the columns of token classes, each with its field: the usual ones, and what else was used in any row."""
+    return {name: field for name, field in _TOKENS.items() if name in _ALWAYS or any(row[field] for row in rows)}
 
 
 def quota(key: Mapping[str, Any], about: Mapping[str, str]) -> str:
@@ -75,6 +101,11 @@ def listed(items: Sequence[str] | None, *, otherwise: str) -> str:
 def when(timestamp: str, about: Mapping[str, str]) -> str:
     """Return the time in the billing zone, to the minute: `2026-12-31 18:00`."""
     return f"{_local(timestamp, about):%Y-%m-%d %H:%M}"
+
+
+def optional_time(timestamp: str | None, about: Mapping[str, str], *, prefix: str = "") -> str:
+    """Return the time in the billing zone, to the minute, or `-` where there is none."""
+    return "-" if timestamp is None else prefix + when(timestamp, about)
 
 
 def exactly(timestamp: str, about: Mapping[str, str]) -> str:

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from keytoll.cli.client import Failure
-from keytoll.cli.options import RUN_DIR
+from keytoll.cli.failure import Failure
 from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, Settings, Source
 
 _DEFAULTS = Settings()
@@ -26,7 +25,7 @@ def serve(
     *,
     run_dir: Annotated[
         Path, typer.Option(envvar="RUN_DIR", help="The folder for sockets, journal and clusters, shared with Envoy.")
-    ] = RUN_DIR,
+    ] = _DEFAULTS.run_dir,
     catalog: Annotated[Path, typer.Option(envvar="CATALOG", help="The catalog file; it may be edited at any time.")] = (
         _DEFAULTS.catalog
     ),

@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from keytoll.cli.client import OperatorClient
-from keytoll.cli.options import RUN_DIR, Json, RunDir
+from keytoll.cli.client import connected
+from keytoll.cli.groups import group
+from keytoll.cli.options import Json, RunDir, Server
 from keytoll.cli.output import optional_amount, print_json, print_table, when
 
-app = typer.Typer(help="Requests that were admitted and whose log entry never came.", no_args_is_help=True)
+app = group("Requests that were admitted and whose log entry never came; for operators.")
 
 _COLUMNS = ("ID", "Admitted", "Owner", "Key", "Model", "Held", "Noted")
 
@@ -25,7 +26,8 @@ def list_(
     everything: Annotated[bool, typer.Option("--all", help="Those too whose entry came after all.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 100,
     as_json: Json = False,
-    run_dir: RunDir = RUN_DIR,
+    server: Server = None,
+    run_dir: RunDir = None,
 ) -> None:
     """List the requests whose log entry never came, newest first: they were not charged.
 
@@ -34,8 +36,8 @@ def list_(
 
     Example: `keytoll unsettled list --all --limit 0 --json`
     """
-    with OperatorClient(run_dir) as client:
-        about = client.call("GET", "/about")
+    with connected(server, run_dir) as client:
+        about = client.about
         query = {"all": "true" if everything else None}
         found = list(client.items("/unsettled", query, limit=limit))
     if as_json:
