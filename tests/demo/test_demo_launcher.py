@@ -93,12 +93,18 @@ def test_what_it_prints_works_and_a_signal_stops_all_in_order(launcher: Launcher
     with launcher.started() as process:
         demo = launcher.demo
         assert (launcher.run_dir / "demo.json").stat().st_mode & 0o777 == 0o600
-        assert set(demo) == {"base_url", "api_key", "metrics_url", "pids"}
+        fields = {"base_url", "api_key", "console_url", "api_url", "access_token", "metrics_url", "pids"}
+        assert set(demo) == fields
         headers = {"authorization": f"Bearer {demo['api_key']}"}
         body = {"model": "Qwen2.5-72B-Instruct", "messages": [{"role": "user", "content": "Hello!"}]}
         answer = httpx.post(f"{demo['base_url']}/chat/completions", headers=headers, json=body, trust_env=False)
         assert answer.json()["usage"]["prompt_tokens"] == 2
         assert httpx.get(demo["metrics_url"], trust_env=False).status_code == 200
+        token = {"authorization": f"Bearer {demo['access_token']}"}
+        me = httpx.get(f"{demo['api_url']}/me", headers=token, trust_env=False).json()
+        assert me["owner"] == "users/demo"
+        assert me["organizations"] == [{"name": "demo-org", "owner": "organizations/demo-org", "role": "admin"}]
+        assert demo["console_url"] in demo["api_url"]
 
         assert "is in use by process" in Launcher(launcher.run_dir).refusal()
 
@@ -107,6 +113,7 @@ def test_what_it_prints_works_and_a_signal_stops_all_in_order(launcher: Launcher
     assert (process.returncode, err) == (0, "")
     assert f"curl {demo['base_url']}/chat/completions" in out
     assert out.count(demo["api_key"]) == 3
+    assert out.count(demo["access_token"]) == 1
     assert out.endswith("Stopped.\n")
     assert set(demo["pids"]) == {"envoy", "keytoll", "backend"}
     assert not any(alive(pid) for pid in demo["pids"].values())
@@ -122,6 +129,7 @@ def test_no_part_outlives_a_killed_launcher_and_the_next_one_starts_over_its_rem
         with launcher.started():
             assert not any(alive(pid) for pid in demo["pids"].values())
             assert launcher.demo["api_key"] != demo["api_key"]
+            assert launcher.demo["access_token"] != demo["access_token"]
 
 
 @pytest.mark.parametrize("part", ["envoy", "keytoll", "backend"])

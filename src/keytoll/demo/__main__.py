@@ -11,7 +11,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 from keytoll.catalog import Catalog, CatalogError, load_catalog
 from keytoll.demo.part import PartFailed
@@ -22,12 +25,25 @@ from keytoll.settings import CannotStart
 _PARENT_POLL_S = 0.25
 _EXAMPLE_MODEL = "Qwen2.5-72B-Instruct"
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Secrets:
+    """What is made anew at each start."""
+
+    api_key: str
+    access_token: str
+
+
 _READY = """
 Keytoll is ready. Ctrl-C stops it.
 
   API key    {api_key}
   Base URL   {base_url}
+  Console    {console_url}
+  Token      {access_token}
   Metrics    {metrics_url}
+
+To the console you sign in with the access token, as users/demo. Neither it nor the key is shown again.
 
 Ask with curl:
 
@@ -137,29 +153,55 @@ def _signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
 async def _serve(stack: Stack, catalog: Catalog) -> None:
     """Start, tell, and go on until a part ends, which is raised."""
     await stack.start()
-    api_key = await _demo_key(stack)
-    with _demo_file(stack, api_key):
-        _say(_ready_text(stack, catalog, api_key))
+    async with stack.operator() as operator:
+        await _sign_up(operator)
+        secrets = _Secrets(api_key=await _demo_key(operator), access_token=await _demo_token(operator))
+    with _demo_file(stack, secrets):
+        _say(_ready_text(stack, catalog, secrets))
         raise await stack.failure()
 
 
-async def _demo_key(stack: Stack) -> str:
+async def _sign_up(operator: httpx.AsyncClient) -> None:
+    """A person and an organization of theirs, unless they are there from an earlier run. Raises CannotStart."""
+    for owners, wanted in (("users", {"name": "demo"}), ("organizations", {"name": "demo-org", "admin": "demo"})):
+        if (await operator.get(f"/api/v1/{owners}/{wanted['name']}")).status_code != 404:
+            continue
+        made = await operator.post(f"/api/v1/{owners}", json=wanted)
+        if made.status_code == 409:
+            raise CannotStart(f"{owners}/{wanted['name']} was deleted here for good; set RUN_DIR to another folder")
+        made.raise_for_status()
+
+
+async def _demo_token(operator: httpx.AsyncClient) -> str:
+    """A new access token: like the key's, its secret can't be had again."""
+    reset = await operator.post("/api/v1/users/demo/access-token/reset")
+    return str(reset.raise_for_status().json()["secret"])
+
+
+async def _demo_key(operator: httpx.AsyncClient) -> str:
     """A new key: the secret of the one from an earlier run can't be had again."""
-    async with stack.operator() as operator:
-        keys = (await operator.get("/api/v1/users/demo/keys")).raise_for_status().json()["data"]
-        for key in keys:
-            if key["name"] == "demo":
-                (await operator.delete(f"/api/v1/keys/{key['id']}")).raise_for_status()
-        wanted = {"name": "demo", "quota": {"kind": "unlimited", "limit": None}}
-        created = (await operator.post("/api/v1/users/demo/keys", json=wanted)).raise_for_status()
+    keys = (await operator.get("/api/v1/users/demo/keys", params={"q": "demo"})).raise_for_status().json()["data"]
+    for key in keys:
+        if key["name"] == "demo":
+            (await operator.delete(f"/api/v1/keys/{key['id']}")).raise_for_status()
+    wanted = {"name": "demo", "quota": {"kind": "unlimited", "limit": None}}
+    created = (await operator.post("/api/v1/users/demo/keys", json=wanted)).raise_for_status()
     return str(created.json()["secret"])
 
 
 @contextlib.contextmanager
-def _demo_file(stack: Stack, api_key: str) -> Iterator[None]:
+def _demo_file(stack: Stack, secrets: _Secrets) -> Iterator[None]:
     """What scripts need, there as long as the stack is ready."""
     path = stack.settings.run_dir / "demo.json"
-    content = {"base_url": stack.base_url, "api_key": api_key, "metrics_url": stack.metrics_url, "pids": stack.pids}
+    content = {
+        "base_url": stack.base_url,
+        "api_key": secrets.api_key,
+        "console_url": stack.console_url,
+        "api_url": stack.api_url,
+        "access_token": secrets.access_token,
+        "metrics_url": stack.metrics_url,
+        "pids": stack.pids,
+    }
     write_private(path, json.dumps(content, indent=2) + "\n")
     try:
         yield
@@ -167,12 +209,14 @@ def _demo_file(stack: Stack, api_key: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _ready_text(stack: Stack, catalog: Catalog, api_key: str) -> str:
+def _ready_text(stack: Stack, catalog: Catalog, secrets: _Secrets) -> str:
     run_dir, python = stack.settings.run_dir, Path(sys.executable)
     charges = f"{shlex.quote(_shown(python.with_name('keytoll')))} charges list"
     return _READY.format(
-        api_key=api_key,
+        api_key=secrets.api_key,
         base_url=stack.base_url,
+        console_url=stack.console_url,
+        access_token=secrets.access_token,
         metrics_url=stack.metrics_url,
         model=_EXAMPLE_MODEL if _EXAMPLE_MODEL in catalog.models else next(iter(catalog.models)),
         python=shlex.quote(_shown(python)),

@@ -13,7 +13,7 @@ VARIABLES = {"data": "DATA_PORT", "management": "MANAGEMENT_PORT", "metrics": "M
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """`data` is Envoy's, for callers; `management` is kept for people; `metrics` is Keytoll's."""
+    """`data` is Envoy's, for callers; `management` is Envoy's, for people; `metrics` is Keytoll's."""
 
     data: int = 8080
     management: int = 8081

@@ -64,6 +64,14 @@ class Stack:
         return f"http://127.0.0.1:{self.settings.ports.data}/v1"
 
     @property
+    def console_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.ports.management}/"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.console_url}api/v1"
+
+    @property
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.settings.ports.metrics}/metrics"
 
@@ -155,7 +163,12 @@ class Stack:
         )
 
     async def _envoy_ready(self) -> bool:
-        return await self._serves("admin.sock", "/ready") and await _connects(self.settings.ports.data)
+        ports = self.settings.ports
+        return (
+            await self._serves("admin.sock", "/ready")
+            and await _connects(ports.data)
+            and await _connects(ports.management)
+        )
 
     def _program(
         self,
