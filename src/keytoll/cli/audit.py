@@ -80,12 +80,17 @@ def _row(event: Mapping[str, Any], about: Mapping[str, str]) -> list[str]:
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return what is different where there is a before and an after; what was made or deleted is told by its name."""
-    if not before or not after:
-        return ""
+    """Return what is different where there is a before and an after. Of a new member that is the role; else the subject's
+    name tells what was made or deleted."""
+    if not before:
+        return f"role: {after['role']}" if "role" in after else ""
     changed = [name for name in after if before.get(name) != after[name]]
     return ", ".join(f"{name}: {_shown(before.get(name))} → {_shown(after[name])}" for name in changed)
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return " ".join(_shown(part) for part in value.values() if part is not None)
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    return value if isinstance(value, str) else json.dumps(value)
