@@ -6,7 +6,7 @@ import pytest
 from changes import keep_key, make_event
 from store.builders import NOW_US, make_key
 
-from keytoll.core.audit import Action, AuditEvent
+from keytoll.core.audit import Action, AuditEvent, Picture
 from keytoll.store.base import AuditQuery, NameTaken, Store
 
 
@@ -23,8 +23,9 @@ async def _ids(store: Store, query: AuditQuery) -> list[str]:
 
 
 async def test_an_event_reads_back_exactly(store: Store) -> None:
-    pictures = {"before": {"name": "生产", "quota": {"kind": "total", "limit": None}}, "after": {"list": ["a"], "x": 1}}
-    for kept in (replace(make_event(), **pictures), replace(make_event(), subject_name="ü'\"", source="operator.sock")):
+    before: Picture = {"name": "生产", "quota": {"kind": "total", "limit": None}}
+    told = replace(make_event(), before=before, after={"list": ["a"], "x": 1, "y": True, "z": None})
+    for kept in (told, replace(make_event(), subject_name="ü'\"", source="operator.sock")):
         await _keep(store, [kept])
         assert (await store.list_events(AuditQuery(action=Action.KEY_EDIT)))[0] == kept
 
