@@ -119,7 +119,9 @@ const rough = (amount) => Number(nano(amount)) / 1e9;
 function useWidth(element) {
   const [width, setWidth] = useState(0);
   useEffect(() => {
-    const observer = new ResizeObserver(([{ contentRect }]) => setWidth(Math.floor(contentRect.width)));
+    // In the next frame: what is drawn anew within this one would be observed again.
+    const follow = ([{ contentRect }]) => requestAnimationFrame(() => setWidth(Math.floor(contentRect.width)));
+    const observer = new ResizeObserver(follow);
     observer.observe(element.current);
     return () => observer.disconnect();
   }, []);

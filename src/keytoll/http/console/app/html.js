@@ -1,10 +1,10 @@
 // What every component is written with: templates, hooks and the session.
 
-import { createContext, h } from "../vendor/preact.js";
+import { Component, createContext, h } from "../vendor/preact.js";
 import { useContext } from "../vendor/hooks.js";
 import htm from "../vendor/htm.js";
 
-export { Fragment, render } from "../vendor/preact.js";
+export { render } from "../vendor/preact.js";
 export { useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 
 export const html = htm.bind(h);
@@ -13,3 +13,15 @@ export const html = htm.bind(h);
 export const Session = createContext(null);
 
 export const useSession = () => useContext(Session);
+
+/** Shows `failed` in place of what could not be drawn. */
+export class Boundary extends Component {
+  componentDidCatch(error) {
+    console.error(error);
+    this.setState({ error });
+  }
+
+  render({ children, failed }, { error }) {
+    return error ? failed(error) : children;
+  }
+}

@@ -62,11 +62,11 @@ export function KeyFields({ form, onChange, problems }) {
   return html`
     <${Field} label="Name" hint="What it is for, such as production or testing." problem=${problems.name}
       control=${input("name", { type: "text", maxlength: 100, required: true, autocomplete: "off", autofocus: true })} />
-    <${Choice} legend="Usage quota" value=${form.quota} choices=${QUOTAS} onChange=${set("quota")} />
+    <${Choice} row legend="Usage quota" value=${form.quota} choices=${QUOTAS} onChange=${set("quota")} />
     ${form.quota !== "unlimited" &&
     html`<${Field} label=${`Limit in ${about.currency} (${symbol(about.currency)})`} hint="A limit of 0 blocks the key."
       problem=${problems["quota.limit"]} control=${input("limit", { type: "text", inputmode: "decimal", autocomplete: "off" })} />`}
-    <${Choice} legend="Expiration" value=${form.expires} choices=${EXPIRIES} onChange=${set("expires")} />
+    <${Choice} row legend="Expiration" value=${form.expires} choices=${EXPIRIES} onChange=${set("expires")} />
     ${form.expires === "on" &&
     html`<${Field} label="Last day" hint=${`It works to the end of this day in ${about.billing_time_zone}.`} problem=${problems.expires_at}
       control=${input("day", { type: "date", min: today(about.billing_time_zone) })} />`}

@@ -25,6 +25,7 @@ const STATUSES = [
   ["active", "Active"],
   ["disabled", "Disabled"],
   ["expired", "Expired"],
+  ["spent", "Spent"],
 ];
 const QUOTAS = [
   ["", "Any quota"],

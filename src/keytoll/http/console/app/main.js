@@ -1,7 +1,7 @@
 // The console: who is signed in, which page is shown, and the frame around it.
 
 import { get, onSessionEnded, signOut, whoAmI } from "./api.js";
-import { html, render, Session, useEffect, useMemo, useRef, useState } from "./html.js";
+import { Boundary, html, render, Session, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Frame } from "./frame.js";
 import { Failed, Loading } from "./parts.js";
 import { pageOf } from "./pages.js";
@@ -12,13 +12,23 @@ import { applyTheme } from "./theme.js";
 function Console() {
   const [state, setState] = useState({ is: "starting" });
   const [said, setSaid] = useState({ text: "", number: 0 });
-  const signedIn = async () => setState({ is: "signed in", ...(await who()) });
+  const signedIn = async () => {
+    setState({ is: "signed in", ...(await who()) });
+    remember(true);
+  };
   const start = () => {
+    if (!isRemembered()) return setState({ is: "signed out" });
     setState({ is: "starting" });
-    signedIn().catch((error) => setState(error.status === 401 ? { is: "signed out" } : { is: "failed", error }));
+    return signedIn().catch((error) => {
+      if (error.status === 401) remember(false);
+      setState(error.status === 401 ? { is: "signed out" } : { is: "failed", error });
+    });
   };
   useEffect(() => {
-    onSessionEnded(() => setState({ is: "signed out", why: "Your session has ended. Sign in again to go on." }));
+    onSessionEnded(() => {
+      remember(false);
+      setState({ is: "signed out", why: "Your session has ended. Sign in again to go on." });
+    });
     start();
   }, []);
   const session = useMemo(
@@ -29,6 +39,7 @@ function Console() {
       renew: signedIn,
       signOut: async () => {
         await signOut().catch(() => {}); // whatever the answer is, this page forgets who it was
+        remember(false);
         setState({ is: "signed out" });
       },
     }),
@@ -36,6 +47,11 @@ function Console() {
   );
   return html`<${Session.Provider} value=${session}><${Shown} state=${state} start=${start} /><${Said} said=${said} /><//>`;
 }
+
+// Scripts can't see the session's cookie. So whether there was a session is noted, and nobody else is asked for one in vain.
+const SIGNED_IN = "keytoll-signed-in";
+const isRemembered = () => localStorage.getItem(SIGNED_IN) !== null;
+const remember = (is) => (is ? localStorage.setItem(SIGNED_IN, "") : localStorage.removeItem(SIGNED_IN));
 
 async function who() {
   const me = await whoAmI();
@@ -59,7 +75,12 @@ function Signed({ me }) {
     if (!first.current) document.querySelector("h1")?.focus();
     first.current = false;
   }, [address]);
-  return html`<${Frame} page=${page}><${page.show} key=${address} scope=${page.scope} title=${page.title} /><//>`;
+  const failed = () => html`<${Failed} error=${new Error("This page could not be shown.")} again=${() => location.reload()} />`;
+  return html`
+    <${Frame} page=${page}>
+      <${Boundary} key=${address} failed=${failed}><${page.show} scope=${page.scope} title=${page.title} /><//>
+    <//>
+  `;
 }
 
 /** What was done, for a moment in the corner, and for screen readers. */

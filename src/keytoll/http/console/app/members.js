@@ -78,7 +78,7 @@ function AddMember({ scope, onClose, onDone }) {
       <form onSubmit=${submit} novalidate>
         <div class="body">
           <${Field} label="User name" hint="The operator of this gateway signs people up." problem=${missing} control=${control} />
-          <${Choice} legend="Role" value=${role} choices=${ROLES} onChange=${setRole} />
+          <${Choice} row legend="Role" value=${role} choices=${ROLES} onChange=${setRole} />
           <${Problem} error=${error} />
         </div>
         <footer><button type="button" onClick=${onClose}>Cancel</button><${Submit} busy=${busy}>Add<//></footer>
@@ -99,7 +99,7 @@ function ChangeRole({ scope, member, onClose, onDone }) {
   };
   return html`
     <${Confirm} title=${`Change the role of ${member.user}`} action="Change role" onClose=${onClose} onConfirm=${change}>
-      <${Choice} legend="Role" value=${role} choices=${ROLES} onChange=${setRole} />
+      <${Choice} row legend="Role" value=${role} choices=${ROLES} onChange=${setRole} />
     <//>
   `;
 }

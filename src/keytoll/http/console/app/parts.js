@@ -40,11 +40,15 @@ export function useChange() {
 /** A dialog over the page. `kept` holds it open at Escape: what it shows can't be had again. */
 export function Dialog({ title, onClose, kept = false, wide = false, children }) {
   const dialog = useRef(null);
+  const leaving = useRef(false);
   const heading = useId();
   useLayoutEffect(() => {
     const shown = dialog.current;
     shown.showModal();
-    return () => closed(shown);
+    return () => {
+      leaving.current = true; // its close event comes later, and is not the reader's
+      closed(shown);
+    };
   }, []);
   const onCancel = (event) => {
     event.preventDefault();
@@ -52,7 +56,7 @@ export function Dialog({ title, onClose, kept = false, wide = false, children })
   };
   return html`
     <dialog ref=${dialog} class=${wide ? "wide" : ""} aria-labelledby=${heading} closedby=${kept ? "none" : "closerequest"}
-      onCancel=${onCancel} onClose=${onClose}>
+      onCancel=${onCancel} onClose=${() => leaving.current || onClose()}>
       <header>
         <h2 id=${heading}>${title}</h2>
         ${kept || html`<button type="button" class="quiet bare" aria-label="Close" onClick=${onClose}><${Icon} name="close" /></button>`}
@@ -106,11 +110,11 @@ export function Field({ label, hint, problem, control }) {
   `;
 }
 
-/** One of several, shown as radio buttons. `choices` are `[value, label, hint]`. */
-export function Choice({ legend, value, choices, onChange }) {
+/** One of several, shown as radio buttons, side by side if `row`. `choices` are `[value, label, hint]`. */
+export function Choice({ legend, value, choices, onChange, row = false }) {
   const name = useId();
   return html`
-    <fieldset class="choice">
+    <fieldset class=${row ? "choice row" : "choice"}>
       <legend>${legend}</legend>
       ${choices.map(
         ([each, label, hint]) => html`

@@ -45,7 +45,7 @@ export function Usage({ scope, title }) {
     ${!problem &&
     html`
       <${Loaded} of=${load} isEmpty=${({ total }) => total.requests === 0} empty=${html`<${Nothing} since=${since} until=${until} />`}>
-        ${(found) => html`<${Found} found=${found} by=${by} view=${query.view} />`}
+        ${(found) => html`<${Found} found=${found} view=${query.view} />`}
       <//>
     `}
   `;
@@ -54,7 +54,7 @@ export function Usage({ scope, title }) {
 async function usage(scope, { since, until, by }, signal) {
   const ask = (group_by) => get(`/${scope.owner}/usage`, { since, until, group_by }, signal);
   const [daily, items] = await Promise.all([ask(`day,${by}`), ask(by)]);
-  return { daily: daily.data, items: items.data, total: items.total, since, until };
+  return { daily: daily.data, items: items.data, total: items.total, by, since, until };
 }
 
 function Dates({ since, until, problem, onChange }) {
@@ -66,7 +66,8 @@ function Dates({ since, until, problem, onChange }) {
   `;
 }
 
-function Found({ found, by, view }) {
+function Found({ found, view }) {
+  const { by } = found; // what was loaded, which the address may be ahead of
   const { about } = useSession();
   const { currency } = about;
   const items = useMemo(() => rowsOf(found.items, by), [found]);
