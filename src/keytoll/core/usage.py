@@ -3,8 +3,9 @@
 The sums are kept as charges are posted, so that reading them never takes going through the charges.
 """
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import add, attrgetter
 
 from keytoll.core.pricing import Usage
 
@@ -28,9 +29,11 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         """Return both together."""
-        pairs = zip(astuple(self.tokens), astuple(other.tokens), strict=True)
-        tokens = Usage(*(one + another for one, another in pairs))
+        tokens = Usage(*map(add, _counts(self.tokens), _counts(other.tokens)))
         return Sums(self.requests + other.requests, tokens, self.amount_nano + other.amount_nano)
+
+
+_counts = attrgetter(*(count.name for count in fields(Usage)))
 
 
 @dataclass(frozen=True, slots=True)
