@@ -278,7 +278,12 @@ def _apps(keytoll: _Keytoll) -> Iterator[tuple[ASGIApp, Path]]:
         random=os.urandom,
         held=keytoll.book.of,
     )
-    about = About(version=__version__, currency=rules.currency, billing_time_zone=rules.calendar.zone.key)
+    about = About(
+        version=__version__,
+        currency=rules.currency,
+        billing_time_zone=rules.calendar.zone.key,
+        base_url=settings.base_url or None,
+    )
     guesses = Guesses(monotonic=time.monotonic)
     tokens = Tokens(management.owners.authenticate, guesses=guesses, metrics=metrics)
     yield create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics), settings.operator_socket

@@ -27,7 +27,8 @@ class CannotStart(Exception):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`. `max_stream_s` is the
-    `max_stream_duration` of envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`."""
+    `max_stream_duration` of envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`.
+    `base_url` is where callers reach the gateway, for the examples that owners are shown; empty if that is not known."""
 
     run_dir: Path = Path("run")
     catalog: Path = Path("keytoll.yaml")
@@ -40,6 +41,7 @@ class Settings:
     journals: tuple[Path, ...] = ()
     journal_segment_bytes: int = 64 * MIB
     disk_floor_bytes: int = 64 * MIB
+    base_url: str = ""
 
     @property
     def operator_socket(self) -> Path:

@@ -269,4 +269,5 @@ async def test_about_tells_what_a_client_needs_to_show_times_and_amounts(keytoll
         "version": "1.2.3",
         "currency": "CNY",
         "billing_time_zone": "Asia/Shanghai",
+        "base_url": None,
     }

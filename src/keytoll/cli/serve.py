@@ -18,6 +18,7 @@ _JOURNAL = (
 _SEGMENT = "The size from which on a journal file is rotated, and removed once it is settled."
 _FLOOR = "How much must be left on the disks of the journals and the admissions; with less, every request gets 503."
 _STREAM = "The max_stream_duration of envoy.yaml, in seconds: a request that was not logged by then, and a grace, is unsettled."
+_BASE_URL = "Where callers reach the gateway, such as https://gateway.example/v1; the console shows it in its examples."
 _SOURCE = "Which of Envoy's access logs to settle: the journal, a file, or ALS over gRPC."
 
 
@@ -40,6 +41,9 @@ def serve(
     ),
     max_stream_s: Annotated[float, typer.Option(envvar="KEYTOLL_MAX_STREAM_S", min=1, help=_STREAM)] = (
         _DEFAULTS.max_stream_s
+    ),
+    base_url: Annotated[str, typer.Option(envvar="KEYTOLL_BASE_URL", metavar="URL", help=_BASE_URL)] = (
+        _DEFAULTS.base_url
     ),
     metrics_host: Annotated[
         str, typer.Option(envvar="KEYTOLL_METRICS_HOST", help="The address for /metrics, /healthz and /readyz.")
@@ -67,6 +71,7 @@ def serve(
             journal_segment_bytes=journal_segment_bytes,
             disk_floor_bytes=disk_floor_bytes,
             max_stream_s=max_stream_s,
+            base_url=base_url,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             log_level=log_level,

@@ -139,6 +139,7 @@ class Stack:
             "RUN_DIR": str(self.settings.run_dir),
             "CATALOG": str(self.settings.catalog),
             "METRICS_PORT": str(self.settings.ports.metrics),
+            "KEYTOLL_BASE_URL": self.base_url,
         }
         return self._program(
             "keytoll",

@@ -13,11 +13,15 @@ from keytoll.management import MAX_PAGE
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a client must know of a deployment to show its times and amounts."""
+    """What a client must know of a deployment to show its times and amounts, and how to call models.
+
+    `base_url` is where callers reach the gateway, null if the operator has not told.
+    """
 
     version: str
     currency: str
     billing_time_zone: str
+    base_url: str | None = None
 
 
 class Strict(BaseModel):
