@@ -61,6 +61,7 @@ class Operated:
     calendar: Calendar
     clock: Clock
     http: httpx.AsyncClient
+    operators: ASGIApp
     people: ASGIApp
     holds: dict[str, KeyHolds] = field(default_factory=dict)
 
@@ -154,11 +155,11 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     about = About(version="1.2.3", currency="CNY", billing_time_zone=zone)
     metrics, guesses = Metrics(), Guesses(monotonic=lambda: clock.now_us / 1_000_000)
     tokens = Tokens(management.owners.authenticate, guesses=guesses, metrics=metrics)
-    served.api = create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics)
+    served.api = operators = create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics)
     people = create_api(management, about=about, gate=TokenGate(tokens), metrics=metrics)
     transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, people, holds)
+            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, operators, people, holds)
     finally:
         await store.close()

@@ -14,11 +14,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keytoll.core.errors import InvalidValue
 from keytoll.core.permissions import Actor
 from keytoll.http.errors import error_answer, route_of
 from keytoll.metrics import Metrics
 
 MAX_BODY_BYTES = 262_144
+_MAX_NAME = 100
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -65,9 +67,8 @@ class Guard:
 
 
 class OpenRoute(APIRoute):
-    """A route that reads JSON strictly: a name that stands twice in an object is refused, since readers differ on it.
-
-    It asks for no token.
+    """A route that reads strictly: a name that stands twice, in a query or in an object of a body, is refused, since
+    readers differ on it. It asks for no token.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -75,6 +76,7 @@ class OpenRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            _check_query(request)
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly
@@ -139,6 +141,13 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
         return message
 
     return bounded_receive
+
+
+def _check_query(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    repeated = [name for name in names if names.count(name) > 1] if len(names) > len(set(names)) else []
+    if repeated:
+        raise InvalidValue(repeated[0][:_MAX_NAME], "must not be given twice")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
