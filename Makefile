@@ -9,7 +9,7 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test check format protos load real-backends clean FORCE
+.PHONY: help run test browser check format protos load real-backends clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,8 +21,18 @@ help: ## List the targets
 run: $(STAMP) ## Start Envoy, Keytoll and a demo backend; Ctrl-C stops them
 	@exec $(BIN)/python -m keytoll.demo
 
-test: $(STAMP) ## Run every test
+test: $(STAMP) browser ## Run every test
 	@$(BIN)/python -m pytest
+
+# The console is tested in the system's Chromium.
+browser:
+	@for name in chromium chromium-browser google-chrome; do \
+	  if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo 'Chromium is missing, for the tests of the console: install it (on Debian: apt install chromium)' >&2; exit 1; fi; \
+	echo 'Installing Chromium, for the tests of the console …'; \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null
 
 check: $(STAMP) ## Check format, lint, types, import direction and generated code
 	$(BIN)/ruff format --check

@@ -1,34 +1,47 @@
 // The frame around each page: the menu, who is signed in, light or dark.
 
-import { html, useEffect, useRef, useSession, useState } from "./html.js";
+import { html, useEffect, useLayoutEffect, useRef, useSession, useState } from "./html.js";
 import { Icon, Mark } from "./icons.js";
 import { account, HELP, organization, pagesOf } from "./pages.js";
+import { focusHeadingIfNothing } from "./parts.js";
 import { chooseTheme, theme, THEMES } from "./theme.js";
 
 const THEME_ICONS = { system: "screen", light: "sun", dark: "moon" };
 
 /** The page with its menu: beside it, or on a phone in a drawer. */
 export function Frame({ page, children }) {
-  const drawer = useRef(null);
-  const close = () => drawer.current?.close();
+  const [open, setOpen] = useState(false);
+  const close = () => setOpen(false);
   useEffect(close, [page]);
   return html`
     <div class="frame">
       <a class="skip" href="#content" onClick=${skip}>Skip to the content</a>
       <header class="top">
         <a class="brand" href="#/account/keys"><${Mark} />Keytoll</a>
-        <button type="button" class="quiet bare" aria-label="Menu" onClick=${() => drawer.current.showModal()}><${Icon} name="menu" /></button>
+        <button type="button" class="quiet bare" aria-label="Menu" onClick=${() => setOpen(true)}><${Icon} name="menu" /></button>
       </header>
-      <dialog class="drawer" ref=${drawer} aria-label="Menu">
-        <header>
-          <span class="brand"><${Mark} />Keytoll</span>
-          <button type="button" class="quiet bare" aria-label="Close" onClick=${close}><${Icon} name="close" /></button>
-        </header>
-        <${Menu} page=${page} />
-      </dialog>
+      ${open && html`<${Drawer} page=${page} onClose=${close} />`}
       <aside><a class="brand" href="#/account/keys"><${Mark} />Keytoll</a><${Menu} page=${page} /></aside>
       <main id="content" tabindex="-1">${children}</main>
     </div>
+  `;
+}
+
+function Drawer({ page, onClose }) {
+  const drawer = useRef(null);
+  useLayoutEffect(() => {
+    drawer.current.showModal();
+    // Closed by its button, it has given the focus back; closed by going to a page, it leaves it to that page.
+    return () => requestAnimationFrame(focusHeadingIfNothing);
+  }, []);
+  return html`
+    <dialog class="drawer" ref=${drawer} aria-label="Menu" onClose=${onClose}>
+      <header>
+        <span class="brand"><${Mark} />Keytoll</span>
+        <button type="button" class="quiet bare" aria-label="Close" onClick=${() => drawer.current.close()}><${Icon} name="close" /></button>
+      </header>
+      <${Menu} page=${page} />
+    </dialog>
   `;
 }
 

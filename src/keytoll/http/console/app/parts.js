@@ -69,9 +69,12 @@ export function Dialog({ title, onClose, kept = false, wide = false, children })
 /** Close a dialog that leaves the page, which gives the focus back; to the heading, if what opened it is gone. */
 function closed(dialog) {
   if (dialog.open) dialog.close();
-  requestAnimationFrame(() => {
-    if (document.activeElement === document.body) document.querySelector("h1")?.focus();
-  });
+  requestAnimationFrame(focusHeadingIfNothing);
+}
+
+/** Put the focus on the page's heading if what had it is gone. */
+export function focusHeadingIfNothing() {
+  if (document.activeElement === document.body) document.querySelector("h1")?.focus();
 }
 
 /** A question before something is done. It stays open, with the reason, if that fails. */
