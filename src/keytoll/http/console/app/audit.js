@@ -53,7 +53,7 @@ function EventTable({ events, busy, zone }) {
     { name: "Time", cell: (event) => html`<${Time} at=${event.at} zone=${zone} />` },
     { name: "Change", kind: "name", cell: (event) => html`<b>${ACTIONS[event.action] ?? event.action}</b><small>${event.subject_name ?? event.subject}</small>` },
     { name: "By", cell: (event) => event.actor.replace(/^users\//, "") },
-    { name: "From", cell: (event) => html`<code>${event.source}</code>` },
+    { name: "Address", cell: (event) => html`<code>${event.source}</code>` },
     { name: "Details", kind: "details", cell: (event) => html`<${Details} event=${event} />` },
   ];
   return html`<${Table} caption="Changes, newest first" columns=${columns} rows=${events} rowKey=${({ id }) => id} busy=${busy} />`;
@@ -79,12 +79,13 @@ function Details({ event }) {
   `;
 }
 
-/** The fields that differ, with both values; undefined where there was no picture. */
+/** The fields that differ, with both values; undefined where there was no picture, or nothing in it. */
 function differences(before, after) {
   const fields = [...new Set([...Object.keys(before), ...Object.keys(after)])];
   return fields
     .filter((field) => JSON.stringify(before[field]) !== JSON.stringify(after[field]))
-    .map((field) => [field, before[field], after[field]]);
+    .map((field) => [field, before[field], after[field]])
+    .filter(([, was, is]) => !(was === undefined && is === null) && !(is === undefined && was === null));
 }
 
 function shown(value) {

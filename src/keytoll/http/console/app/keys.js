@@ -10,7 +10,7 @@ import { NewKey } from "./key-new.js";
 import { RotateKey } from "./key-rotate.js";
 import { Confirm, Empty, Loaded, Pager, Select, Table, Tag, useLoad, usePages } from "./parts.js";
 import { useQuery } from "./route.js";
-import { Expiry, Time } from "./times.js";
+import { Expiry, Time, ZoneDay } from "./times.js";
 
 const PAGE = 25;
 const SORTS = [
@@ -130,7 +130,7 @@ function Quota({ api_key: key, about }) {
   const used = money(key.used, about.currency);
   if (limit === null) return html`<span class="amount"><b>${used}</b> / Unlimited</span>`;
   const zone = about.billing_time_zone;
-  const note = kind === "monthly" ? html`monthly, resets <${Time} at=${key.resets_at} zone=${zone} dateOnly />` : "in total";
+  const note = kind === "monthly" ? html`monthly, resets <${ZoneDay} at=${key.resets_at} zone=${zone} />` : "in total";
   return html`
     <span class="amount"><b>${used}</b> / ${money(limit, about.currency)}</span>
     <${Bar} part=${share(key.used, limit)} />

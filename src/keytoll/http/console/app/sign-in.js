@@ -44,8 +44,8 @@ export function SignIn({ why }) {
         <details>
           <summary>Where do I get an access token?</summary>
           <p>
-            Whoever operates this gateway gives you your first one, with <code>keytoll access-token reset NAME</code>. It starts with
-            <code>gw-at-</code>. Later you can replace it yourself, under Access Token.
+            Whoever operates this gateway gives you your first one, with <code>keytoll access-token reset NAME</code>. It
+            starts with <code>gw-at-</code>. Later you can replace it yourself, under Access Token.
           </p>
           <p>An API key (<code>gw-sk-…</code>) calls models. It can't sign in here.</p>
         </details>

@@ -17,6 +17,10 @@ export function Expiry({ at, zone }) {
   return html`<time datetime=${at} title=${`to the end of the day: ${inZone(at, zone)}`}>${last}</time>`;
 }
 
+/** The day of the billing zone that begins or goes on at an instant. */
+export const ZoneDay = ({ at, zone }) =>
+  html`<time datetime=${at} title=${inZone(at, zone)}>${shown(at, { dateStyle: "medium", timeZone: zone })}</time>`;
+
 /** An instant as a sentence would tell it, in the billing zone. */
 export const inZone = (at, zone) => `${shown(at, { dateStyle: "medium", timeStyle: "long", timeZone: zone })} (${zone})`;
 
