@@ -68,6 +68,28 @@ async def test_a_member_looks_but_finds_nothing_to_change(gateway: Gateway, brow
         await expect(menu).to_have_count(0)
 
 
+async def test_who_loses_a_role_loses_what_it_showed(gateway: Gateway, browser: Browser) -> None:
+    """The refusal that tells of it also brings the menu up to date."""
+    admin, _ = await new_user(gateway)
+    name, token = await new_user(gateway)
+    organization = await new_organization(gateway, admin=admin, members=(name,))
+    await operate(gateway, "PUT", f"/organizations/{organization}/members/{name}", {"role": "admin"})
+    async with visit(gateway, browser, name, forgive=("403", "404")) as visitor:
+        await visitor.sign_in(token)
+        await visitor.open(f"organizations/{organization}/keys", "API Keys")
+        await visitor.page.get_by_role("button", name="New API Key").click()
+        await operate(gateway, "PUT", f"/organizations/{organization}/members/{name}", {"role": "member"})
+        await visitor.page.get_by_role("textbox", name="Name").fill("too late")
+        await visitor.page.get_by_role("button", name="Create").click()
+        await expect(visitor.page.get_by_role("button", name="New API Key")).to_have_count(0)
+        await expect(visitor.page.get_by_role("dialog").get_by_role("alert")).not_to_be_empty()
+        await visitor.page.keyboard.press("Escape")
+        await operate(gateway, "DELETE", f"/organizations/{organization}")
+        await visitor.page.get_by_role("searchbox").fill("anything")
+        menu = visitor.page.get_by_role("region", name=f"Organization {organization}")
+        await expect(menu).to_have_count(0)
+
+
 async def test_an_admin_adds_promotes_and_removes_members(gateway: Gateway, browser: Browser) -> None:
     name, token = await new_user(gateway)
     other, _ = await new_user(gateway)

@@ -18,10 +18,16 @@ export class ApiError extends Error {
 }
 
 let sessionEnded = () => {};
+let refused = () => {};
 
 /** Have `listener` called when an answer tells that nobody is signed in any more. */
 export function onSessionEnded(listener) {
   sessionEnded = listener;
+}
+
+/** Have `listener` called when an answer refuses something, or doesn't find it: what one may do may have changed. */
+export function onRefused(listener) {
+  refused = listener;
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
@@ -62,6 +68,7 @@ export async function fetched(method, path, { body, query, once, signal, accept 
   const response = await reach(address(path, query), { method, headers, signal, body: body && JSON.stringify(body) });
   if (response.ok) return response;
   if (response.status === 401 && !quiet) sessionEnded();
+  if (response.status === 403 || response.status === 404) refused();
   throw await errorOf(response);
 }
 

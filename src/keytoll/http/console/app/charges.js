@@ -84,6 +84,7 @@ function ChargeTable({ charges, busy, about, onExplain }) {
 }
 
 function Measured({ row }) {
+  if (row.kind === "correction") return html`<${Tag} kind="warn">Correction<//>`;
   if (row.status >= 400) return html`<${Tag} kind="bad">Error ${row.status}<//>`;
   if (row.measured === "estimated") return html`<${Tag} kind="warn">Estimated<//>`;
   return row.measured === "reported" ? "Reported" : "None";

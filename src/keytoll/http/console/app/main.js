@@ -1,6 +1,6 @@
 // The console: who is signed in, which page is shown, and the frame around it.
 
-import { get, onSessionEnded, signOut, whoAmI } from "./api.js";
+import { get, onRefused, onSessionEnded, signOut, whoAmI } from "./api.js";
 import { Boundary, html, render, Session, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Frame } from "./frame.js";
 import { Failed, Loading } from "./parts.js";
@@ -29,6 +29,8 @@ function Console() {
       remember(false);
       setState({ is: "signed out", why: "Your session has ended. Sign in again to go on." });
     });
+    // Whoever lost a role, or an organization, has it leave the menu as well.
+    onRefused(() => signedIn().catch(() => {}));
     start();
   }, []);
   const session = useMemo(
