@@ -19,7 +19,7 @@ app = group("Access tokens, one a person, to sign in with: show, reset and revok
 
 User = Annotated[
     str | None,
-    typer.Argument(metavar="[USER]", help="The person's name; by default yourself. An operator must name one."),
+    typer.Argument(metavar="USER", help="The person's name; by default yourself. An operator must name one."),
 ]
 
 

@@ -28,6 +28,7 @@ app = group("API keys: create, list, show, edit, rotate and delete them.")
 
 _OWNER = "Who owns it and is charged: users/NAME or organizations/NAME; by default yourself. An operator must name one."
 _LISTED = "Only this owner's keys; by default your own, or for an operator all."
+_SORT = "By `created_at`, `name`, `expires_at` or `last_used_at`; with `-` in front, the last or latest first."
 _MONTHLY = "At most this much in each calendar month, such as 100 or 0.5."
 _TOTAL = "At most this much in the key's whole life."
 
@@ -52,7 +53,7 @@ Expires = Annotated[str | None, typer.Option("--expires", metavar="DATE|DURATION
 
 @app.command()
 def create(
-    owner: Annotated[str | None, typer.Argument(metavar="[OWNER]", help=_OWNER)] = None,
+    owner: Annotated[str | None, typer.Argument(metavar="OWNER", help=_OWNER)] = None,
     *,
     name: Annotated[str, typer.Option("--name", help="What the key is for, unique among the owner's keys.")],
     monthly: Monthly = None,
@@ -89,14 +90,14 @@ def create(
 
 @app.command("list")
 def list_(
-    owner: Annotated[str | None, typer.Argument(metavar="[OWNER]", help=_LISTED)] = None,
+    owner: Annotated[str | None, typer.Argument(metavar="OWNER", help=_LISTED)] = None,
     *,
     search: Annotated[
         str | None, typer.Option("--search", "-q", metavar="TEXT", help="Only with this in the name.")
     ] = None,
     standing: Annotated[Status | None, typer.Option("--status", help="Only those that are so.")] = None,
     kind: Annotated[Kind | None, typer.Option("--quota", help="Only those with such a quota.")] = None,
-    sort: Annotated[Sort | None, typer.Option("--sort", help="By what; with `-` in front the largest first.")] = None,
+    sort: Annotated[Sort | None, typer.Option("--sort", metavar="FIELD", help=_SORT)] = None,
     as_json: Json = False,
     server: Server = None,
     run_dir: RunDir = None,
