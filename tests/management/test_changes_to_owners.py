@@ -14,7 +14,7 @@ from keytoll.core.permissions import Actor, Person, Role
 from keytoll.core.quota import Quota
 from keytoll.core.secrets import TOKEN_PREFIX, digest_of, is_well_formed
 from keytoll.management import Asked, KeyChanges, KeyNotFound, MemberNotFound, TokenNotFound
-from keytoll.store.base import LastAdmin, OwnerDeleted, OwnerNotFound, OwnerTaken, StoreUnavailable
+from keytoll.store.base import LastAdmin, OwnerNotFound, OwnerTaken, StoreUnavailable
 
 ACME = "organizations/acme"
 
@@ -123,15 +123,6 @@ async def test_an_operators_first_key_signs_its_owner_up_and_says_so(house: Hous
         (Action.ORGANIZATION_CREATE, "organizations/initech"),
         (Action.KEY_CREATE, "organizations/initech"),
     }
-
-
-async def test_a_person_who_is_deleted_meanwhile_makes_no_key(house: House) -> None:
-    bob = await house.actor("bob")
-    await house.management.owners.delete_user(OPERATOR, "bob")
-    with pytest.raises(OwnerNotFound):
-        await house.new_key("users/bob", by=bob)
-    with pytest.raises(OwnerDeleted):
-        await house.new_key("users/bob")
 
 
 async def test_an_admin_manages_members_and_the_last_one_stays(house: House) -> None:

@@ -56,10 +56,14 @@ Who = Operator | Person
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks for something, and from where: an address, or the name of the operator's socket."""
+    """Who asks for something, and from where: an address, or the name of the operator's socket.
+
+    `token` is the digest of the access token that a person came with, if they came with one.
+    """
 
     who: Who
     source: str
+    token: bytes | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -73,6 +77,10 @@ class Hidden(Exception):
 
 class Forbidden(Exception):
     """They may look, but not do this."""
+
+
+class SignedOut(Exception):
+    """They are not known any more: the access token was reset or revoked since they asked, or the person deleted."""
 
 
 _TABLE: Mapping[_Relation, frozenset[Verb]] = {

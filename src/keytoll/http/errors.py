@@ -15,9 +15,9 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
-from keytoll.core.permissions import Forbidden, Hidden
+from keytoll.core.permissions import Forbidden, Hidden, SignedOut
 from keytoll.http.guesses import TooManyFailures
-from keytoll.http.sign_in import CrossSite, Unauthenticated
+from keytoll.http.sign_in import NOT_IN_FORCE, CrossSite, Unauthenticated
 from keytoll.management import (
     ChargeNotFound,
     KeyNotFound,
@@ -86,6 +86,10 @@ async def _on_invalid_value(_: Request, exc: InvalidValue) -> Response:
 
 async def _on_unauthenticated(_: Request, exc: Unauthenticated) -> Response:
     return error_answer(401, str(exc), code="invalid_access_token", headers={"www-authenticate": "Bearer"})
+
+
+async def _on_signed_out(request: Request, _exc: Exception) -> Response:
+    return await _on_unauthenticated(request, Unauthenticated(NOT_IN_FORCE))
 
 
 async def _on_too_many_failures(_: Request, exc: TooManyFailures) -> Response:
@@ -167,6 +171,7 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[[Request, Any], Awaitable[Res
     RequestValidationError: _on_bad_request,
     InvalidValue: _on_invalid_value,
     Unauthenticated: _on_unauthenticated,
+    SignedOut: _on_signed_out,
     TooManyFailures: _on_too_many_failures,
     CrossSite: _on_cross_site,
     Forbidden: _on_forbidden,

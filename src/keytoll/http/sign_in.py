@@ -23,6 +23,8 @@ SOURCE_HEADER = "x-kt-source"
 
 OPERATOR_SOURCE = "operator.sock"
 
+NOT_IN_FORCE = "This access token does not exist, or was reset or revoked"
+
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -54,18 +56,18 @@ class Tokens:
         self._guesses = guesses
         self._metrics = metrics
 
-    async def person(self, token: str, *, source: str) -> Person:
+    async def actor(self, token: str, *, source: str) -> Actor:
         """Return whose token it is. Raises Unauthenticated and TooManyFailures."""
         try:
             person = await self._person(token, source)
         except WrongToken:
             self._metrics.sign_ins.labels("refused").inc()
-            raise Unauthenticated("This access token does not exist, or was reset or revoked") from None
+            raise Unauthenticated(NOT_IN_FORCE) from None
         except TooManyFailures:
             self._metrics.sign_ins.labels("limited").inc()
             raise
         self._metrics.sign_ins.labels("accepted").inc()
-        return person
+        return Actor(person, source, digest_of(token))
 
     async def _person(self, token: str, source: str) -> Person:
         digest = digest_of(token) if is_well_formed(TOKEN_PREFIX, token) else None
@@ -88,7 +90,7 @@ class OperatorGate:
 
     async def signed_in(self, token: str, _: Request) -> Actor:
         """Return whose access token it is."""
-        return Actor(await self._tokens.person(token, source=OPERATOR_SOURCE), OPERATOR_SOURCE)
+        return await self._tokens.actor(token, source=OPERATOR_SOURCE)
 
 
 class TokenGate:
@@ -104,7 +106,7 @@ class TokenGate:
     async def signed_in(self, token: str, request: Request) -> Actor:
         """Return whose access token it is."""
         source = request.headers.get(SOURCE_HEADER) or "api.sock"
-        return Actor(await self._tokens.person(token, source=source), source)
+        return await self._tokens.actor(token, source=source)
 
 
 def set_cookie(response: Response, token: str) -> None:

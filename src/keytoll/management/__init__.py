@@ -84,7 +84,7 @@ def create_management(
     `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for, `held` what the requests
     under way of a key hold.
     """
-    changes = Changes(cache, clock=clock, random=random)
+    changes = Changes(store, cache, clock=clock, random=random)
     return Management(
         keys=Keys(store, changes, calendar=calendar, held=held),
         owners=Owners(store, changes),

@@ -1,12 +1,16 @@
 """What all changes have in common: they are told of, made one after another, and in force when they return."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from keytoll.core.audit import Action, AuditEvent, Picture
 from keytoll.core.ids import uuid7
-from keytoll.core.permissions import Actor
+from keytoll.core.owners import User
+from keytoll.core.permissions import Actor, Operator, Person, SignedOut
+from keytoll.store.base import OwnerStore
 
 T = TypeVar("T")
 
@@ -19,17 +23,34 @@ class Cache(Protocol):
 
 
 class Changes:
-    """Gives changes their time, randomness and events, and lets the key cache forget what they change.
+    """Gives changes their turn, time, randomness and events, and lets the key cache forget what they change."""
 
-    Changes are made under its `lock`: each reads what it changes, so that two at once might lose one, or tell of what
-    wasn't there.
-    """
-
-    def __init__(self, cache: Cache, *, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, store: OwnerStore, cache: Cache, *, clock: Callable[[], int], random: Callable[[int], bytes]
+    ) -> None:
         self.clock = clock
         self.random = random
-        self.lock = asyncio.Lock()
+        self._store = store
         self._cache = cache
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self, by: Actor) -> AsyncIterator[Actor]:
+        """Wait for the turn to make a change, and give who asks as they are by then. Raises SignedOut.
+
+        Changes are made one after another: each reads what it changes, so that two at once might lose one, or tell of
+        what wasn't there. And the one that was waited for may have taken a role away, or the access token.
+        """
+        async with self._lock:
+            yield await self._by_now(by)
+
+    async def _by_now(self, by: Actor) -> Actor:
+        if isinstance(by.who, Operator):
+            return by
+        user = await self._store.user(by.who.name)
+        if user is None or not _is_in_force(by.token, user):
+            raise SignedOut
+        return replace(by, who=Person(user.name, user.roles))
 
     def new_id(self, prefix: str, at_us: int) -> str:
         """Return a new id, which sorts by its time."""
@@ -73,6 +94,10 @@ class Changes:
         """Let the cache forget the keys that these digests lead to."""
         for digest in digests:
             self._cache.forget(digest)
+
+
+def _is_in_force(token: bytes | None, user: User) -> bool:
+    return token is None or (user.access_token is not None and user.access_token.digest == token)
 
 
 async def to_the_end(work: Awaitable[T]) -> T:

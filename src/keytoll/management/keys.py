@@ -127,11 +127,11 @@ class Keys:
         An owner that is unknown is signed up by an operator's first key for it. Raises NameTaken, OwnerNotFound,
         OwnerDeleted, RepeatDiffers and RepeatOfDeleted.
         """
-        check(by.who, Verb.MANAGE_KEYS, check_owner(owner))
+        check_owner(owner)
         now_us, secret = self._changes.clock(), mint(KEY_PREFIX, self._changes.random(32))
         key_id = self._changes.new_id("key", now_us)
 
-        async def create(once: Once | None, now_us: int, key_id: str) -> tuple[StoredKey, str]:
+        async def create(by: Actor, once: Once | None, now_us: int) -> tuple[StoredKey, str]:
             key = Key(
                 id=key_id,
                 owner=owner,
@@ -150,9 +150,7 @@ class Keys:
             await self._store.create_key(key, event=event, sign_up=self._sign_up(by, key), once=once)
             return StoredKey(key, Totals(), revision=0), secret
 
-        if asked is None:
-            return await create(None, now_us, key_id)
-        return await to_the_end(self._once(by, create, asked, of=("create", owner), key_id=key_id))
+        return await to_the_end(self._once(by, owner, create, asked, of=("create", owner), key_id=key_id))
 
     async def rotate(
         self,
@@ -168,10 +166,8 @@ class Keys:
         The old secret works on until an instant, or not at all; one that an earlier rotation left working ends now.
         Raises KeyNotFound, RepeatDiffers and RepeatOfDeleted.
         """
-        if owner is not None:
-            check(by.who, Verb.MANAGE_KEYS, owner)
 
-        async def rotate(once: Once | None, now_us: int, key_id: str) -> tuple[StoredKey, str]:
+        async def rotate(by: Actor, once: Once | None, now_us: int) -> tuple[StoredKey, str]:
             stored = await self._find(by, Verb.MANAGE_KEYS, key_id, owner)
             secret, before = mint(KEY_PREFIX, self._changes.random(32)), stored.key
             key = replace(
@@ -186,7 +182,7 @@ class Keys:
             return replace(stored, key=key), secret
 
         of = ("rotate", owner or "", key_id)
-        return await to_the_end(self._once(by, rotate, asked, of=of, key_id=key_id))
+        return await to_the_end(self._once(by, owner, rotate, asked, of=of, key_id=key_id))
 
     async def list(self, by: Actor, query: KeyQuery) -> Page[StoredKey]:
         """Return the keys that match; without an owner everybody's, for operators."""
@@ -251,19 +247,21 @@ class Keys:
         return _allowed(by, verb, stored)
 
     async def _once(
-        self, by: Actor, change: "_Change", asked: Asked | None, *, of: tuple[str, ...], key_id: str
+        self, by: Actor, owner: str | None, change: "_Change", asked: Asked | None, *, of: tuple[str, ...], key_id: str
     ) -> tuple[StoredKey, str | None]:
         """Make a change that gives a secret, unless it was asked for before; the key of a repeat comes without one."""
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
+            if owner is not None:
+                check(by.who, Verb.MANAGE_KEYS, owner)
             now_us = self._changes.clock()
             if asked is None:
-                return await change(None, now_us, key_id)
+                return await change(by, None, now_us)
             once = Once(_hash(by.name, *of, asked.id), _hash(asked.what), key_id, now_us)
             earlier = await self._store.asked_once(once.id)
             if earlier is not None and earlier.at_us >= now_us - _REMEMBERED_US:
                 return _allowed(by, Verb.MANAGE_KEYS, await self._repeated(earlier, once)), None
             await self._store.forget_asked(before_us=now_us - _REMEMBERED_US)
-            return await change(once, now_us, key_id)
+            return await change(by, once, now_us)
 
     async def _repeated(self, earlier: Once, once: Once) -> StoredKey:
         if earlier.fingerprint != once.fingerprint:
@@ -274,7 +272,7 @@ class Keys:
         return stored
 
     async def _edit(self, by: Actor, key_id: str, changes: KeyChanges, owner: str | None) -> StoredKey:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
             stored, now_us = await self._find(by, Verb.MANAGE_KEYS, key_id, owner), self._changes.clock()
             key = _changed(stored.key, changes, now_us=now_us)
             if key != stored.key:
@@ -283,7 +281,7 @@ class Keys:
         return replace(stored, key=key)
 
     async def _delete(self, by: Actor, key_id: str, owner: str | None) -> None:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
             key, now_us = (await self._find(by, Verb.MANAGE_KEYS, key_id, owner)).key, self._changes.clock()
             event = key_event(self._changes, by, Action.KEY_DELETE, now_us, key, before=key)
             await self._make(key_id, key.digests, self._store.delete_key(key_id, deleted_at_us=now_us, event=event))
@@ -334,7 +332,7 @@ def key_event(
     )
 
 
-_Change = Callable[[Once | None, int, str], Awaitable[tuple[StoredKey, str]]]
+_Change = Callable[[Actor, Once | None, int], Awaitable[tuple[StoredKey, str]]]
 
 
 def _hash(*texts: str) -> bytes:

@@ -81,12 +81,10 @@ class Owners:
 
         Raises OwnerNotFound.
         """
-        check(by.who, Verb.MANAGE_TOKEN, user_owner(user))
         return await to_the_end(self._reset(by, user))
 
     async def revoke_access_token(self, by: Actor, user: str) -> None:
         """Take a person's access token away. Raises OwnerNotFound and TokenNotFound."""
-        check(by.who, Verb.MANAGE_TOKEN, user_owner(user))
         await to_the_end(self._revoke(by, user))
 
     # --- organizations ---
@@ -132,33 +130,31 @@ class Owners:
 
     async def put_member(self, by: Actor, organization: str, user: str, role: Role) -> Member:
         """Let a person belong to an organization, or have another role in it. Raises OwnerNotFound and LastAdmin."""
-        check(by.who, Verb.MANAGE_MEMBERS, organization_owner(organization))
         return await to_the_end(self._put_member(by, organization, user, role))
 
     async def remove_member(self, by: Actor, organization: str, user: str) -> None:
         """Remove a member; anybody may leave. Raises OwnerNotFound, MemberNotFound and LastAdmin."""
-        leaves = isinstance(by.who, Person) and by.who.name == user
-        check(by.who, Verb.LOOK if leaves else Verb.MANAGE_MEMBERS, organization_owner(organization))
         await to_the_end(self._remove_member(by, organization, user))
 
     # --- each change, one after another ---
 
     async def _delete_user(self, by: Actor, name: str) -> None:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
             user, now_us = await self._user(name), self._changes.clock()
             before = user_picture(user)
             event = self._event(by, Action.USER_DELETE, now_us, user.owner, name, before=before)
             await self._delete(by, user.owner, now_us, event)
 
     async def _delete_organization(self, by: Actor, name: str) -> None:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
             organization, now_us = await self._organization(name), self._changes.clock()
             picture = organization_picture(organization)
             event = self._event(by, Action.ORGANIZATION_DELETE, now_us, organization.owner, name, before=picture)
             await self._delete(by, organization.owner, now_us, event)
 
     async def _reset(self, by: Actor, user: str) -> tuple[AccessToken, str]:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
+            check(by.who, Verb.MANAGE_TOKEN, user_owner(user))
             before, now_us = (await self._user(user)).access_token, self._changes.clock()
             secret = mint(TOKEN_PREFIX, self._changes.random(32))
             token = AccessToken(digest_of(secret), secret[-4:], now_us)
@@ -168,7 +164,8 @@ class Owners:
         return token, secret
 
     async def _revoke(self, by: Actor, user: str) -> None:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
+            check(by.who, Verb.MANAGE_TOKEN, user_owner(user))
             before, now_us = (await self._user(user)).access_token, self._changes.clock()
             picture = token_picture(before)
             event = self._event(by, Action.ACCESS_TOKEN_REVOKE, now_us, user_owner(user), user, before=picture)
@@ -176,7 +173,8 @@ class Owners:
                 raise TokenNotFound(user)
 
     async def _put_member(self, by: Actor, organization: str, user: str, role: Role) -> Member:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
+            check(by.who, Verb.MANAGE_MEMBERS, organization_owner(organization))
             before, now_us = await self._store.member(organization, user), self._changes.clock()
             if before is not None and before.role is role:
                 return before
@@ -190,7 +188,9 @@ class Owners:
         return member
 
     async def _remove_member(self, by: Actor, organization: str, user: str) -> None:
-        async with self._changes.lock:
+        async with self._changes.turn(by) as by:
+            leaves = isinstance(by.who, Person) and by.who.name == user
+            check(by.who, Verb.LOOK if leaves else Verb.MANAGE_MEMBERS, organization_owner(organization))
             await self._organization(organization)
             before, now_us = await self._store.member(organization, user), self._changes.clock()
             if before is None:
