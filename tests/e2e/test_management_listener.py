@@ -269,3 +269,24 @@ async def test_while_keytoll_is_away_people_are_told_so(tmp_path: Any) -> None:
             answer = await client.get("/api/v1/me")
     assert (answer.status_code, error_of(answer)["code"]) == (503, "service_unavailable")
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_strangers_in_a_crowd_are_refused_in_json_and_take_no_callers_place(gateway: Gateway) -> None:
+    """Keytoll's server has a bound of connections, at which it would refuse people and callers alike."""
+    async with gateway.http(await gateway.new_key()) as caller:
+        asking = [asyncio.create_task(_asked_by_hand(gateway)) for _ in range(1000)]
+        read = [(await caller.get("/v1/key")).status_code for _ in range(20)]
+        answers = await asyncio.gather(*asking)
+    assert set(read) == {200}
+    assert b"200" in {status for status, _ in answers}
+    refusals = [json.loads(body)["error"]["code"] for status, body in answers if status != b"200"]
+    assert set(refusals) <= {"service_unavailable"}
+
+
+async def _asked_by_hand(gateway: Gateway) -> tuple[bytes, bytes]:
+    """Ask what needs no token, on a connection of its own, and return the status and the body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.stack.settings.ports.management)
+    writer.write(b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: keytoll\r\nconnection: close\r\n\r\n")
+    head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+    writer.close()
+    return head.split()[1], body
