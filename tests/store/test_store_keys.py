@@ -371,3 +371,14 @@ async def test_the_names_of_keys_are_known_of_deleted_ones_too(store: Store) -> 
     assert await store.key_named("users/alice", "second") == second.id
     assert await store.key_named("users/alice", "first") is None
     assert await store.key_named("users/bob", "second") is None
+
+
+@pytest.mark.parametrize("sort", [KeySort.NAME, KeySort.EXPIRES_AT])
+async def test_a_cursor_tells_nothing_of_another_owners_key(store: Store, sort: KeySort) -> None:
+    """Where a page began would tell whether that key's name or expiry comes before that of one's own."""
+    own, other = make_key(owner="users/alice", name="m"), make_key(owner="users/bob", name="a")
+    for key in (own, other):
+        await keep_key(store, replace(key, expires_at_us=NOW_US + ord(key.name)))
+    for descending in (False, True):
+        query = KeyQuery(owner="users/alice", sort=sort, descending=descending, after=other.id)
+        assert await list_keys(store, query) == []

@@ -78,20 +78,24 @@ def list_keys(query: KeyQuery) -> str:
         "AND INSTR(folded_name, :text)\n": query.text,
         f"AND {_STANDS.get(query.status or KeyStatus.ACTIVE)}\n": query.status,
         "AND quota_kind = :quota\n": query.quota,
-        f"AND ({', '.join(ordered)}) {follows} ({', '.join(_after(column))})\n": query.after,
+        f"AND ({', '.join(ordered)}) {follows} ({', '.join(_after(column, query.owner))})\n": query.after,
     }
     given = "".join(condition for condition, value in conditions.items() if value is not None)
     order = ", ".join(f"{column} {direction}" for column in ordered)
     return f"{_STORED_KEY}{given}ORDER BY {order} LIMIT :limit"
 
 
-def _after(column: str) -> list[str]:
-    """Return where a page begins: behind a key as it was listed, or as it is where that can't have moved it much."""
+def _after(column: str, owner: str | None) -> list[str]:
+    """Return where a page begins: behind a key as it was listed, or as it is where that can't have moved it much.
+
+    Another owner's key is behind none: where a page began would tell how its name and its expiry compare.
+    """
     if column == "id":
         return [":after"]
     if column == "used_at_us":
         return [":after_us", ":after"]
-    return [f"(SELECT {column} FROM keys WHERE id = :after)", ":after"]  # noqa: S608 - of constants alone
+    owned = "" if owner is None else " AND owner = :owner"
+    return [f"(SELECT {column} FROM keys WHERE id = :after{owned})", ":after"]  # noqa: S608 - of constants alone
 
 
 _SORTED_BY = {
