@@ -35,6 +35,17 @@ _SECURITY = {
         "description": "Of a browser that is signed in. Changes must come from a page of the same origin",
     },
 }
+_SUCCESSES = {
+    ("200", "Successful Response"): "What was asked for",
+    ("201", "Successful Response"): "It was made",
+    ("204", "Successful Response"): "It is done",
+}
+_SECONDS = {"description": "After how many seconds to try again", "schema": {"type": "string"}}
+_HEADERS = {
+    "401": {"WWW-Authenticate": {"description": "Always `Bearer`", "schema": {"type": "string"}}},
+    "429": {"Retry-After": _SECONDS},
+    "503": {"Retry-After": _SECONDS},
+}
 _ALWAYS = (400, 500, 503)
 _GUARDED = (401, 403, 429)
 
@@ -74,6 +85,10 @@ def _complete(route: APIRoute, operation: dict[str, Any]) -> None:
         answers.pop("422", None)  # FastAPI's own, which is a 400 here
     for status, answer in problems(*_ALWAYS, *(_GUARDED if guarded else ())).items():
         answers.setdefault(str(status), _problem(str(answer["description"])))
+    for status, answer in answers.items():
+        answer["description"] = _SUCCESSES.get((status, answer["description"]), answer["description"])
+        if status in _HEADERS:
+            answer.setdefault("headers", {}).update(_HEADERS[status])
     operation["responses"] = dict(sorted(answers.items()))
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from keytoll.core.audit import Action, AuditEvent
 from keytoll.core.expiry import format_timestamp
-from keytoll.http.contract.common import Answer, PageQuery, instant
+from keytoll.http.contract.common import Answer, OwnerName, PageQuery, Timestamp, instant
 from keytoll.store.base import AuditQuery
 
 
@@ -41,10 +41,10 @@ class EventOut(Answer):
     """
 
     id: str
-    at: str
+    at: Timestamp
     actor: str
     action: Action
-    owner: str
+    owner: OwnerName
     subject: str
     subject_name: str
     source: str

@@ -8,7 +8,20 @@ from keytoll.core.expiry import format_timestamp
 from keytoll.core.explain import Estimate, Line, format_femto
 from keytoll.core.ledger import Charge, Kind
 from keytoll.core.money import format_amount
-from keytoll.http.contract.common import Answer, Flag, PageQuery, instant, optional_amount, optional_timestamp
+from keytoll.http.contract.common import (
+    Amount,
+    Answer,
+    Flag,
+    KeyId,
+    KeyName,
+    Model,
+    OwnerName,
+    PageQuery,
+    Timestamp,
+    instant,
+    optional_amount,
+    optional_timestamp,
+)
 from keytoll.management import ExplainedCharge, Unsettled
 from keytoll.store.base import ChargeQuery
 
@@ -51,10 +64,10 @@ class ChargeOut(Answer):
     id: str
     kind: Kind
     decision_id: str
-    key_id: str
-    key_name: str | None
-    owner: str
-    model: str
+    key_id: KeyId
+    key_name: KeyName | None
+    owner: OwnerName
+    model: Model
     endpoint: str
     input_tokens: int
     cached_input_tokens: int
@@ -64,10 +77,10 @@ class ChargeOut(Answer):
     audio_input_tokens: int
     audio_output_tokens: int
     price_id: str
-    amount: str
+    amount: Amount
     currency: str
-    hold: str | None
-    beyond_hold: str
+    hold: Amount | None
+    beyond_hold: Amount
     measured: str
     status: int
     attempts: int
@@ -75,8 +88,8 @@ class ChargeOut(Answer):
     answer_bytes: int
     events: int | None
     month: str
-    admitted_at: str
-    settled_at: str
+    admitted_at: Timestamp
+    settled_at: Timestamp
 
     @classmethod
     def of(cls, charge: Charge, *, key_name: str | None, currency: str) -> "ChargeOut":
@@ -120,9 +133,9 @@ class LineOut(Answer):
 
     item: str
     count: int
-    price: str
+    price: Amount
     per: int
-    product: str
+    product: Amount
 
     @classmethod
     def of(cls, line: Line) -> "LineOut":
@@ -162,12 +175,12 @@ class ChargeDetail(ChargeOut):
     """
 
     refers_to: str | None
-    price_from: str | None
+    price_from: Timestamp | None
     served: bool
     lines: list[LineOut]
-    sum: str
-    rounding: str
-    rounded: str
+    sum: Amount
+    rounding: Amount
+    rounded: Amount
     capped: bool
     adds_up: bool
     estimates: list[EstimateOut]
@@ -212,12 +225,12 @@ class UnsettledOut(Answer):
 
     id: str
     decision_id: str
-    key_id: str
-    owner: str
-    model: str
-    admitted_at: str
-    hold: str | None
-    noted_at: str
+    key_id: KeyId
+    owner: OwnerName
+    model: Model
+    admitted_at: Timestamp
+    hold: Amount | None
+    noted_at: Timestamp
     corrected_by: str | None
 
     @classmethod

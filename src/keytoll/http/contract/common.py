@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -33,8 +33,11 @@ class Strict(BaseModel):
 class Answer(BaseModel):
     """What an answer holds."""
 
-    # So that the document tells of every field that it is always there.
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+def without_defaults(schema: dict[str, Any]) -> None:
+    """Take the defaults out of a schema whose fields may be left out, but then have no value at all."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
 
 
 class Query(BaseModel):
@@ -65,6 +68,28 @@ Number = Annotated[int, BeforeValidator(_number)]
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
 """A boolean in a query."""
+
+
+Timestamp = Annotated[str, Field(examples=["2026-11-27T12:00:00Z"])]
+"""An instant in RFC 3339."""
+
+Amount = Annotated[str, Field(examples=["45.50"])]
+"""A decimal string in the deployment's currency."""
+
+OwnerName = Annotated[str, Field(examples=["users/alice"])]
+"""`users/NAME` or `organizations/NAME`."""
+
+KeyId = Annotated[str, Field(examples=["key_0193a5c0d2a07e6f8b1c2d3e4f506172"])]
+"""A key's id."""
+
+KeyName = Annotated[str, Field(examples=["production"])]
+"""What people call a key."""
+
+Model = Annotated[str, Field(examples=["Qwen2.5-72B-Instruct"])]
+"""A model by the name of the catalog."""
+
+Network = Annotated[str, Field(examples=["10.0.0.0/8"])]
+"""A network, or an address."""
 
 
 class PageQuery(Query):

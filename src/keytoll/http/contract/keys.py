@@ -2,21 +2,29 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from keytoll.core.expiry import format_timestamp
 from keytoll.core.keys import KeyStatus
 from keytoll.core.money import format_amount, parse_amount
 from keytoll.core.quota import Quota, QuotaKind
 from keytoll.http.contract.common import (
+    Amount,
     Answer,
     Flag,
+    KeyId,
+    KeyName,
+    Model,
+    Network,
+    OwnerName,
     PageQuery,
     Query,
     Strict,
+    Timestamp,
     instant,
     optional_amount,
     optional_timestamp,
+    without_defaults,
 )
 from keytoll.management import UNCHANGED, Access, KeyChanges, Standing
 from keytoll.store.base import KeyQuery, KeySort, StoredKey
@@ -30,7 +38,7 @@ class QuotaIn(Strict):
     """A quota as it is asked for."""
 
     kind: Literal["unlimited", "monthly", "total"]
-    limit: str | None = None
+    limit: Amount | None = None
 
     def to_core(self) -> Quota:
         """Return the quota. Raises InvalidValue."""
@@ -41,12 +49,12 @@ class QuotaIn(Strict):
 class KeyIn(Strict):
     """A key to be created: unlimited and never expiring unless it says otherwise."""
 
-    name: str
+    name: KeyName
     quota: QuotaIn = QuotaIn(kind="unlimited")
-    expires_at: str | None = None
+    expires_at: Timestamp | None = None
     disabled: bool = False
-    allowed_models: list[str] | None = None
-    allowed_networks: list[str] | None = None
+    allowed_models: list[Model] | None = None
+    allowed_networks: list[Network] | None = None
 
     def access(self) -> Access:
         """Return what the key may be used for."""
@@ -56,7 +64,7 @@ class KeyIn(Strict):
 class RotateIn(Strict):
     """How to rotate a key: the old secret works on until `old_valid_until`, or, if that is null, not at all."""
 
-    old_valid_until: str | None = None
+    old_valid_until: Timestamp | None = None
 
 
 class KeyPatch(Strict):
@@ -66,12 +74,14 @@ class KeyPatch(Strict):
     everywhere.
     """
 
-    name: str = ""
+    model_config = ConfigDict(json_schema_extra=without_defaults)
+
+    name: KeyName = ""
     quota: QuotaIn = QuotaIn(kind="unlimited")
-    expires_at: str | None = None
+    expires_at: Timestamp | None = None
     disabled: bool = False
-    allowed_models: list[str] | None = None
-    allowed_networks: list[str] | None = None
+    allowed_models: list[Model] | None = None
+    allowed_networks: list[Network] | None = None
 
     def to_core(self) -> KeyChanges:
         """Return the changes. Raises InvalidValue."""
@@ -118,7 +128,7 @@ class QuotaOut(Answer):
     """A key's quota; the limit is null exactly when it is unlimited."""
 
     kind: QuotaKind
-    limit: str | None
+    limit: Amount | None
 
     @classmethod
     def of(cls, quota: Quota) -> "QuotaOut":
@@ -130,15 +140,15 @@ class OwnKey(Answer):
     """A key as it tells of itself, in the way of OpenAI's objects; the fields are those of `KeyOut`."""
 
     object: Literal["key"] = "key"
-    name: str
-    masked_key: str
-    owner: str
+    name: KeyName
+    masked_key: str = Field(examples=["gw-sk-****7f2a"])
+    owner: OwnerName
     quota: QuotaOut
-    used: str
-    remaining: str | None
-    resets_at: str | None
-    expires_at: str | None
-    allowed_models: list[str] | None
+    used: Amount
+    remaining: Amount | None
+    resets_at: Timestamp | None
+    expires_at: Timestamp | None
+    allowed_models: list[Model] | None
 
     @classmethod
     def of(cls, stored: StoredKey, standing: Standing) -> "OwnKey":
@@ -155,22 +165,22 @@ class KeyOut(Answer):
     `old_valid_until` is until when the secret before the last rotation works, null if it doesn't.
     """
 
-    id: str
-    name: str
-    owner: str
-    masked_key: str
+    id: KeyId
+    name: KeyName
+    owner: OwnerName
+    masked_key: str = Field(examples=["gw-sk-****7f2a"])
     quota: QuotaOut
-    used: str
-    remaining: str | None
-    resets_at: str | None
-    expires_at: str | None
+    used: Amount
+    remaining: Amount | None
+    resets_at: Timestamp | None
+    expires_at: Timestamp | None
     disabled: bool
-    allowed_models: list[str] | None
-    allowed_networks: list[str] | None
-    created_at: str
+    allowed_models: list[Model] | None
+    allowed_networks: list[Network] | None
+    created_at: Timestamp
     created_by: str
-    last_used_at: str | None
-    old_valid_until: str | None
+    last_used_at: Timestamp | None
+    old_valid_until: Timestamp | None
 
     @classmethod
     def of(cls, stored: StoredKey, standing: Standing) -> "KeyOut":
@@ -208,7 +218,7 @@ class EditPreviewOut(Answer):
     before: KeyOut
     after: KeyOut
     effects: list[str]
-    from_: str = Field(serialization_alias="from")
+    from_: Timestamp = Field(serialization_alias="from")
 
 
 class KeyPage(Answer):

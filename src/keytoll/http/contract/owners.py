@@ -7,7 +7,7 @@ from pydantic import Field
 from keytoll.core.expiry import format_timestamp
 from keytoll.core.owners import AccessToken, Member, Organization, User, organization_owner
 from keytoll.core.permissions import Actor, Operator, Role
-from keytoll.http.contract.common import Answer, Strict
+from keytoll.http.contract.common import Answer, OwnerName, Strict, Timestamp
 
 
 class UserIn(Strict):
@@ -39,7 +39,7 @@ class AccessTokenOut(Answer):
     """An access token as it may be shown."""
 
     masked_token: str = Field(examples=["gw-at-****7f2a"])
-    created_at: str
+    created_at: Timestamp
 
     @classmethod
     def of(cls, token: AccessToken) -> "AccessTokenOut":
@@ -57,7 +57,7 @@ class MembershipOut(Answer):
     """That somebody belongs to an organization, and their role in it."""
 
     name: str
-    owner: str
+    owner: OwnerName
     role: Role
 
 
@@ -65,8 +65,8 @@ class UserOut(Answer):
     """A person; `access_token` is null if there is none."""
 
     name: str
-    owner: str
-    created_at: str
+    owner: OwnerName
+    created_at: Timestamp
     access_token: AccessTokenOut | None
     organizations: list[MembershipOut]
 
@@ -93,8 +93,8 @@ class OrganizationOut(Answer):
     """An organization, how many members it has, and the role of whoever asks, null for operators."""
 
     name: str
-    owner: str
-    created_at: str
+    owner: OwnerName
+    created_at: Timestamp
     members: int
     role: Role | None
 
@@ -122,7 +122,7 @@ class MemberOut(Answer):
 
     user: str
     role: Role
-    added_at: str
+    added_at: Timestamp
 
     @classmethod
     def of(cls, member: Member) -> "MemberOut":
@@ -142,7 +142,7 @@ class Me(Answer):
 
     kind: Literal["operator", "user"]
     name: str | None
-    owner: str | None
+    owner: OwnerName | None
     access_token: AccessTokenOut | None
     organizations: list[MembershipOut]
 

@@ -3,12 +3,22 @@
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from keytoll.core.errors import InvalidValue
 from keytoll.core.money import format_amount
 from keytoll.core.usage import Group, Sums, UsageRow
-from keytoll.http.contract.common import About, Answer, Query
+from keytoll.http.contract.common import (
+    About,
+    Amount,
+    Answer,
+    KeyId,
+    KeyName,
+    Model,
+    OwnerName,
+    Query,
+    without_defaults,
+)
 from keytoll.management import UsageReport
 
 _DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
@@ -56,7 +66,7 @@ class SumsOut(Answer):
     reasoning_tokens: int
     audio_input_tokens: int
     audio_output_tokens: int
-    amount: str
+    amount: Amount
 
     @classmethod
     def of(cls, sums: Sums) -> "SumsOut":
@@ -72,11 +82,13 @@ def _sums(sums: Sums) -> dict[str, Any]:
 class UsageRowOut(SumsOut):
     """The sums of one group; what is not grouped by is left out. `key_name` is null for a key that is not known."""
 
-    owner: str = ""
+    model_config = ConfigDict(json_schema_extra=without_defaults)
+
+    owner: OwnerName = ""
     day: str = ""
-    key_id: str = ""
-    key_name: str | None = None
-    model: str = ""
+    key_id: KeyId = ""
+    key_name: KeyName | None = None
+    model: Model = ""
 
     @classmethod
     def grouped(cls, row: UsageRow, report: UsageReport) -> "UsageRowOut":

@@ -4,6 +4,7 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from keytoll.core.expiry import format_timestamp
@@ -54,13 +55,14 @@ def _creation(scope: Scope) -> APIRouter:
     @router.post(
         "",
         status_code=201,
+        response_model=CreatedKey,
         operation_id=f"create_{scope.word}key",
         responses=_REPEATED | _ONCE_PROBLEMS,
         openapi_extra=_DOES_ONCE,
     )
     async def create_key(
-        body: KeyIn, _: Nothing, owner: Owner, once: Once, by: By, services: Services, response: Response
-    ) -> CreatedKey | KeyOut:
+        body: KeyIn, _: Nothing, owner: Owner, once: Once, by: By, services: Services
+    ) -> CreatedKey | Response:
         """Create a key; the answer alone holds its secret.
 
         A repeat under the same `Idempotency-Key` answers 200, without the secret.
@@ -74,7 +76,8 @@ def _creation(scope: Scope) -> APIRouter:
             access=body.access(),
             asked=_asked(once, body),
         )
-        return _with_secret(stored, secret, services.keys, response)
+        key = _key_out(stored, services.keys, secret)
+        return key if isinstance(key, CreatedKey) else JSONResponse(key.model_dump(mode="json"))
 
     return router
 
@@ -131,7 +134,6 @@ def _single(scope: Scope) -> APIRouter:
         once: Once,
         by: By,
         services: Services,
-        response: Response,
         body: _Rotate,
     ) -> CreatedKey | KeyOut:
         """Give a key another secret, which the answer alone holds; in force when answered.
@@ -145,7 +147,7 @@ def _single(scope: Scope) -> APIRouter:
             owner=owner,
             asked=_asked(once, body),
         )
-        return _with_secret(stored, secret, services.keys, response)
+        return _key_out(stored, services.keys, secret)
 
     return router
 
@@ -172,13 +174,6 @@ def _asked(once: str | None, body: BaseModel) -> Asked | None:
     return Asked(once, json.dumps(body.model_dump(exclude_unset=True), sort_keys=True))
 
 
-def _with_secret(stored: StoredKey, secret: str | None, keys: Keys, response: Response) -> CreatedKey | KeyOut:
-    key = _key_out(stored, keys)
-    if secret is None:
-        response.status_code = 200  # of what is there already
-        return key
-    return CreatedKey(**key.model_dump(), secret=secret)
-
-
-def _key_out(stored: StoredKey, keys: Keys) -> KeyOut:
-    return KeyOut.of(stored, keys.standing(stored))
+def _key_out(stored: StoredKey, keys: Keys, secret: str | None = None) -> CreatedKey | KeyOut:
+    key = KeyOut.of(stored, keys.standing(stored))
+    return key if secret is None else CreatedKey(**key.model_dump(), secret=secret)
