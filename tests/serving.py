@@ -63,6 +63,7 @@ class Operated:
     http: httpx.AsyncClient
     operators: ASGIApp
     people: ASGIApp
+    metrics: Metrics
     holds: dict[str, KeyHolds] = field(default_factory=dict)
 
     async def checked(self, secret: str) -> StoredKey | None:
@@ -160,6 +161,8 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     transport = httpx.AsyncHTTPTransport(uds=str(Settings(run_dir=served.run_dir).operator_socket))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
-            yield Operated(served.run_dir, store, cache, management, calendar, clock, client, operators, people, holds)
+            yield Operated(
+                served.run_dir, store, cache, management, calendar, clock, client, operators, people, metrics, holds
+            )
     finally:
         await store.close()
