@@ -204,12 +204,13 @@ async def test_names_of_the_deleted_are_not_used_again(scene: Scene) -> None:
     http = scene.keytoll.http
     await http.delete("/api/v1/users/alice")
     await http.delete("/api/v1/organizations/acme")
-    for path, body in (
-        ("users", {"name": "alice"}),
-        ("organizations", {"name": "acme"}),
-        (USER_KEYS, {"name": "x"}),
-        (ORG_KEYS, {"name": "x"}),
+    for path, body, param in (
+        ("users", {"name": "alice"}, "name"),
+        ("organizations", {"name": "acme"}, "name"),
+        (USER_KEYS, {"name": "x"}, "owner"),
+        (ORG_KEYS, {"name": "x"}, "owner"),
     ):
         answer = await http.post(f"/api/v1/{path}", json=body)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "name_taken"), path
-        assert "was deleted" in answer.json()["error"]["message"]
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (409, "name_taken", param), path
+        assert "was deleted" in error["message"]

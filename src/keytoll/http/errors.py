@@ -118,9 +118,10 @@ async def _on_owner_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: it is taken", param="name", code="name_taken")
 
 
-async def _on_owner_deleted(_request: Request, _exc: Exception) -> Response:
-    message = "name: an owner of this name was deleted; names aren't used twice, since charges are kept by them"
-    return error_answer(409, message, param="name", code="name_taken")
+async def _on_owner_deleted(request: Request, _exc: Exception) -> Response:
+    param = "owner" if request.path_params else "name"  # where the path names the owner, a name is that of its key
+    message = f"{param}: an owner of this name was deleted; names aren't used twice, since charges are kept by them"
+    return error_answer(409, message, param=param, code="name_taken")
 
 
 async def _on_last_admin(_request: Request, _exc: Exception) -> Response:

@@ -8,7 +8,7 @@ from keytoll.http.contract.charges import ChargeOut
 
 CSV = "text/csv"
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r")  # some take the full-width ones too
 _CHOSEN_BY_PEOPLE = ("key_name", "owner", "model")
 
 
