@@ -62,7 +62,7 @@ async def test_keys_are_filtered_and_sorted(keytoll: Operated, keys: object, que
 async def test_pages_hold_every_key_once_in_any_order(keytoll: Operated, keys: object, sort: str) -> None:
     found, after = [], ""
     while after is not None:
-        query = {"sort": sort, "limit": 1} | ({"after": after} if after else {})
+        query: dict[str, str | int] = {"sort": sort, "limit": 1} | ({"after": after} if after else {})
         page = (await keytoll.http.get(f"{ALICE}/keys", params=query)).json()
         found += [key["name"] for key in page["data"]]
         after = page["next"]
