@@ -153,7 +153,7 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
         random=os.urandom,
         held=lambda key_id: holds.get(key_id, KeyHolds()),
     )
-    about = About(version="1.2.3", currency="CNY", billing_time_zone=zone)
+    about = About(version="1.2.3", currency="CNY", billing_time_zone=zone, base_url=None)
     metrics, guesses = Metrics(), Guesses(monotonic=lambda: clock.now_us / 1_000_000)
     tokens = Tokens(management.owners.authenticate, guesses=guesses, metrics=metrics)
     served.api = operators = create_api(management, about=about, gate=OperatorGate(tokens), metrics=metrics)

@@ -2,12 +2,15 @@
 
 import asyncio
 import sys
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from serving import Operated
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +19,7 @@ from keytoll.http.sign_in import SOURCE_HEADER
 
 METHODS = {"get", "put", "post", "delete", "patch"}
 EVERYBODYS = {"sign_in", "sign_out", "get_openapi"}
+TOLD_IN_PART = {"KeyIn", "KeyPatch"}
 FUZZ_S = 100
 # A past expiry, a key that is there already and the like: no schema can tell of these.
 CONFIGURATION = """
@@ -52,6 +56,42 @@ async def test_every_error_is_in_the_one_shape(document: dict[str, Any]) -> None
         for status, answer in operation["responses"].items():
             if status >= "400":
                 assert answer["content"] == problem, (operation_id, status)
+
+
+async def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+async def test_all_that_is_sent_and_answered_has_an_example_of_its_schema(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in {name for operation in operations(document).values() for name in schemas_of(operation)}:
+        (example,) = schemas[name]["examples"]
+        whole = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        OAS31Validator(whole).validate(example)
+        assert example.keys() <= schemas[name]["properties"].keys(), name
+        if name not in TOLD_IN_PART:
+            assert example.keys() == schemas[name]["properties"].keys(), name
+
+
+async def test_the_example_of_a_charge_adds_up(document: dict[str, Any]) -> None:
+    example = document["components"]["schemas"]["ChargeDetail"]["examples"][0]
+    lines = [Decimal(line["count"]) * Decimal(line["price"]) / line["per"] for line in example["lines"]]
+    assert lines == [Decimal(line["product"]) for line in example["lines"]]
+    assert sum(lines) == Decimal(example["sum"]) == Decimal(example["amount"])
+
+
+async def test_what_says_when_to_try_again_is_documented(document: dict[str, Any]) -> None:
+    for operation_id, operation in operations(document).items():
+        for status in {"429", "503"} & operation["responses"].keys():
+            assert "Retry-After" in operation["responses"][status]["headers"], (operation_id, status)
+
+
+def schemas_of(operation: dict[str, Any]) -> set[str]:
+    """Return what an operation takes and answers as JSON, by name; the document itself has none."""
+    bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+    contents = [body["content"]["application/json"]["schema"] for body in bodies if "content" in body]
+    choices = [choice for schema in contents for choice in schema.get("anyOf", [schema])]
+    return {choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice}
 
 
 async def test_an_id_for_repeats_is_documented_where_it_is_taken(document: dict[str, Any]) -> None:

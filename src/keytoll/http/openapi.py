@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from keytoll.http.examples import EXAMPLES
 from keytoll.http.guard import GuardedRoute
 from keytoll.http.resources.common import problems
 from keytoll.http.sign_in import COOKIE
@@ -46,6 +47,12 @@ _HEADERS = {
     "429": {"Retry-After": _SECONDS},
     "503": {"Retry-After": _SECONDS},
 }
+_RETRY = {"Retry-After": {"description": "After how many seconds to try again", "schema": {"type": "integer"}}}
+_HEADERS = {
+    "401": {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
+    "429": _RETRY,
+    "503": _RETRY,
+}
 _ALWAYS = (400, 500, 503)
 _GUARDED = (401, 403, 429)
 
@@ -64,8 +71,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = _SECURITY
     for route, operation in _operations(app, document):
         _complete(route, operation)
+    schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
+        schemas.pop(name, None)
+    for name, example in EXAMPLES.items():
+        schemas[name]["examples"] = [example]
     return document
 
 
@@ -85,6 +95,8 @@ def _complete(route: APIRoute, operation: dict[str, Any]) -> None:
         answers.pop("422", None)  # FastAPI's own, which is a 400 here
     for status, answer in problems(*_ALWAYS, *(_GUARDED if guarded else ())).items():
         answers.setdefault(str(status), _problem(str(answer["description"])))
+    for status in answers.keys() & _HEADERS.keys():
+        answers[status]["headers"] = _HEADERS[status]
     for status, answer in answers.items():
         answer["description"] = _SUCCESSES.get((status, answer["description"]), answer["description"])
         if status in _HEADERS:

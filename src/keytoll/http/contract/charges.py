@@ -6,7 +6,7 @@ from pydantic import Field
 
 from keytoll.core.expiry import format_timestamp
 from keytoll.core.explain import Estimate, Line, format_femto
-from keytoll.core.ledger import Charge, Kind
+from keytoll.core.ledger import Charge, Kind, Measured
 from keytoll.core.money import format_amount
 from keytoll.http.contract.common import (
     Amount,
@@ -81,7 +81,7 @@ class ChargeOut(Answer):
     currency: str
     hold: Amount | None
     beyond_hold: Amount
-    measured: str
+    measured: Measured
     status: int
     attempts: int
     request_bytes: int
@@ -116,7 +116,7 @@ class ChargeOut(Answer):
             currency=currency,
             hold=optional_amount(entry.hold_nano),
             beyond_hold=format_amount(charge.beyond_hold_nano),
-            measured=charge.measured.value,
+            measured=charge.measured,
             status=entry.status,
             attempts=entry.attempts,
             request_bytes=entry.request_bytes,

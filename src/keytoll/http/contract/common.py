@@ -21,7 +21,7 @@ class About:
     version: str
     currency: str
     billing_time_zone: str
-    base_url: str | None = None
+    base_url: str | None
 
 
 class Strict(BaseModel):
