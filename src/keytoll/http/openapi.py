@@ -41,17 +41,11 @@ _SUCCESSES = {
     ("201", "Successful Response"): "It was made",
     ("204", "Successful Response"): "It is done",
 }
-_SECONDS = {"description": "After how many seconds to try again", "schema": {"type": "string"}}
+_SECONDS = {"description": "After how many seconds to try again", "schema": {"type": "integer"}}
 _HEADERS = {
     "401": {"WWW-Authenticate": {"description": "Always `Bearer`", "schema": {"type": "string"}}},
     "429": {"Retry-After": _SECONDS},
     "503": {"Retry-After": _SECONDS},
-}
-_RETRY = {"Retry-After": {"description": "After how many seconds to try again", "schema": {"type": "integer"}}}
-_HEADERS = {
-    "401": {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
-    "429": _RETRY,
-    "503": _RETRY,
 }
 _ALWAYS = (400, 500, 503)
 _GUARDED = (401, 403, 429)
@@ -95,8 +89,6 @@ def _complete(route: APIRoute, operation: dict[str, Any]) -> None:
         answers.pop("422", None)  # FastAPI's own, which is a 400 here
     for status, answer in problems(*_ALWAYS, *(_GUARDED if guarded else ())).items():
         answers.setdefault(str(status), _problem(str(answer["description"])))
-    for status in answers.keys() & _HEADERS.keys():
-        answers[status]["headers"] = _HEADERS[status]
     for status, answer in answers.items():
         answer["description"] = _SUCCESSES.get((status, answer["description"]), answer["description"])
         if status in _HEADERS:
