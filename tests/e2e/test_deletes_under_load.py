@@ -9,8 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
+from starlette.responses import JSONResponse, Response
 
 from e2e.conftest import Gateway, until
+from e2e.scripted import Asked, completion
 
 CALLERS = 1000
 KEYS_OF_A_KIND = 10
@@ -63,6 +66,34 @@ async def test_no_request_is_admitted_that_was_sent_after_its_keys_end_was_answe
         assert set(later) == {401}, ending.kind
         assert {call.status for call in ending.calls} == {200, 401}, ending.kind
     await _assert_charged(gateway, every)
+
+
+@pytest.mark.parametrize("owner", ["users/leaver", "organizations/leaving"])
+async def test_what_runs_when_its_owner_is_deleted_finishes_and_is_charged_to_it(gateway: Gateway, owner: str) -> None:
+    key, deleted = await gateway.new_key(owner), asyncio.Event()
+
+    async def answer_later(_: Asked) -> Response:
+        await deleted.wait()
+        return JSONResponse(completion())
+
+    gateway.odd.script = answer_later
+    ask = {"model": "odd", "messages": [{"role": "user", "content": "Hello"}]}
+    async with gateway.http(key) as caller, gateway.stack.operator() as operator:
+        running = asyncio.create_task(caller.post("/v1/chat/completions", json=ask))
+        await until(lambda: _asked(gateway))
+        (await operator.delete(f"/api/v1/{owner}")).raise_for_status()
+        assert (await caller.post("/v1/chat/completions", json=ask)).status_code == 401
+        deleted.set()
+        assert (await running).json()["usage"]["total_tokens"] == 10
+        charge = await gateway.charge(key)
+        usage = (await operator.get(f"/api/v1/{owner}/usage", params={"group_by": "key"})).json()
+    assert (charge["owner"], charge["input_tokens"], charge["output_tokens"]) == (owner, 7, 3)
+    assert usage["total"] == {**usage["total"], "requests": 1, "amount": charge["amount"]}
+    assert [row["key_name"] for row in usage["data"]] == [key["name"]]
+
+
+async def _asked(gateway: Gateway) -> bool:
+    return bool(gateway.odd.asked)
 
 
 async def _endings(gateway: Gateway, kind: str) -> Sequence[Ending]:
