@@ -18,7 +18,8 @@ from fuzz.ledger import judge_rows, judge_totals, rows_of
 from fuzz.mutations import PROTOBUF, mutated
 from fuzz.reporting import any_als_message, gathering
 from keytoll.envoy.als import AlsSink
-from keytoll.envoy.server import ALS_SERVICE, CHECK_SERVICE, EnvoyServer
+from keytoll.envoy.check import CHECK_SERVICE
+from keytoll.envoy.server import ALS_SERVICE, EnvoyServer
 from keytoll.sockets import short_path
 
 SOUND = 10_000_000

@@ -48,6 +48,8 @@ from keytoll.store.base import StoredKey, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
+CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
+
 FACTS = "kt.req"
 """The metadata namespace in which envoy.yaml hands over the leaves of a JSON body."""
 

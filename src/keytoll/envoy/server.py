@@ -13,12 +13,11 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from keytoll.envoy.check import Handler, Void
+from keytoll.envoy.check import CHECK_SERVICE, Handler, Void
 from keytoll.sockets import prepared, short_path
 
 _log = structlog.get_logger(__name__)
 
-CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
 ALS_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 
 MessageSink = Callable[[bytes], Awaitable[None]]
