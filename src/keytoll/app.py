@@ -35,6 +35,7 @@ from keytoll.envoy.journal import JournalFollower
 from keytoll.envoy.publisher import Publisher
 from keytoll.envoy.rotation import JournalRotation
 from keytoll.envoy.server import EnvoyServer
+from keytoll.envoy.transport.server import Ngh2Server
 from keytoll.envoy.watch import EnvoyWatch
 from keytoll.http.api import create_api
 from keytoll.http.contract.common import About
@@ -48,7 +49,7 @@ from keytoll.http.sign_in import OperatorGate, TokenGate, Tokens
 from keytoll.losses import LossDetector
 from keytoll.management import create_management
 from keytoll.metrics import Metrics
-from keytoll.settings import CannotStart, Settings, Source
+from keytoll.settings import CannotStart, CheckTransport, Settings, Source
 from keytoll.settlement import Settlement
 from keytoll.store.base import StoredKey, StoreLocked, StoreTooNew, StoreUnavailable
 from keytoll.store.sqlite import SqliteStore
@@ -306,13 +307,21 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
         metrics=keytoll.metrics,
         obstacle=lambda: keytoll.guard.problem,
     )
-    als = AlsSink(keytoll.settlement, clock=_now_us) if keytoll.settings.source is Source.ALS else None
-    server = EnvoyServer(keytoll.settings.envoy_socket, check=check, void=check.void, als=als)
+    server = _carrier(keytoll, check)
     await server.start()
     try:
         yield
     finally:
         await server.stop(grace_s=_DRAIN_S)
+
+
+def _carrier(keytoll: _Keytoll, check: CheckHandler) -> Ngh2Server | EnvoyServer:
+    """Return what carries Check. ALS is a stream of messages, which only grpcio carries: then it carries both."""
+    settings = keytoll.settings
+    als = AlsSink(keytoll.settlement, clock=_now_us) if settings.source is Source.ALS else None
+    if als is None and settings.check_transport is CheckTransport.NGH2:
+        return Ngh2Server(settings.envoy_socket, check=check, void=check.void)
+    return EnvoyServer(settings.envoy_socket, check=check, void=check.void, als=als)
 
 
 @contextmanager

@@ -16,6 +16,13 @@ class Source(StrEnum):
     ALS = "als"
 
 
+class CheckTransport(StrEnum):
+    """What carries Check. With ALS as the source it is always grpcio, which then serves both on the one socket."""
+
+    NGH2 = "ngh2"
+    GRPCIO = "grpcio"
+
+
 LOG_GRACE_S = 30.0
 """What a request's log entry may take at most to be written once Envoy has ended the request."""
 
@@ -34,6 +41,7 @@ class Settings:
     catalog: Path = Path("keytoll.yaml")
     store: str = ""
     source: Source = Source.JOURNAL
+    check_transport: CheckTransport = CheckTransport.NGH2
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 9090
     log_level: str = "info"

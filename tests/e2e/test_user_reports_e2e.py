@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from e2e.conftest import CHAT, EMBEDDING, Gateway, gateway_in, until
 from e2e.scripted import Asked, completion
-from keytoll.envoy.messages.check_pb2 import CheckResponse, OkHttpResponse
 from keytoll.envoy.check import CHECK_SERVICE
+from keytoll.envoy.messages.check_pb2 import CheckResponse, OkHttpResponse
 from keytoll.sockets import short_path
 
 CHAT_PATH = "/v1/chat/completions"

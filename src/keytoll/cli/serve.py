@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from keytoll.cli.failure import Failure
-from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, Settings, Source
+from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, CheckTransport, Settings, Source
 
 _DEFAULTS = Settings()
 _STORE = "The SQLite database; keytoll.db in the run folder by default."
@@ -19,6 +19,10 @@ _SEGMENT = "The size from which on a journal file is rotated, and removed once i
 _FLOOR = "How much must be left on the disks of the journals and the admissions; with less, every request gets 503."
 _STREAM = "The max_stream_duration of envoy.yaml, in seconds: a request that was not logged by then, and a grace, is unsettled."
 _BASE_URL = "Where callers reach the gateway, such as https://gateway.example/v1; the console shows it in its examples."
+_TRANSPORT = (
+    "What carries Check: libnghttp2, or grpcio, which takes several times the CPU. With ALS as the source it is always"
+    " grpcio."
+)
 _SOURCE = "Which of Envoy's access logs to settle: the journal, a file, or ALS over gRPC."
 
 
@@ -32,6 +36,9 @@ def serve(
     ),
     store: Annotated[str, typer.Option(envvar="KEYTOLL_STORE", metavar="PATH", help=_STORE)] = _DEFAULTS.store,
     source: Annotated[Source, typer.Option(envvar="KEYTOLL_SOURCE", help=_SOURCE)] = _DEFAULTS.source,
+    check_transport: Annotated[
+        CheckTransport, typer.Option(envvar="KEYTOLL_CHECK_TRANSPORT", help=_TRANSPORT)
+    ] = _DEFAULTS.check_transport,
     journal: Annotated[list[Path] | None, typer.Option(envvar="KEYTOLL_JOURNALS", metavar="DIR", help=_JOURNAL)] = None,
     journal_segment_bytes: Annotated[
         int, typer.Option(envvar="KEYTOLL_JOURNAL_SEGMENT_BYTES", min=MIN_SEGMENT_BYTES, help=_SEGMENT)
@@ -67,6 +74,7 @@ def serve(
             catalog=catalog,
             store=store,
             source=source,
+            check_transport=check_transport,
             journals=tuple(journal or ()),
             journal_segment_bytes=journal_segment_bytes,
             disk_floor_bytes=disk_floor_bytes,

@@ -238,11 +238,9 @@ class Connection(asyncio.Protocol):
                 self._serve(call, call.body or b"")
 
     def _serve(self, call: Call, body: bytes | bytearray) -> None:
-        message = wire.message_in(body, call.head.encoding)
+        message = wire.message_in(body, call.head.encoding, most_bytes=self._limits.message_bytes)
         if isinstance(message, Refusal):
             return self._refuse(call, message)
-        if len(message) > self._limits.message_bytes:
-            return self._refuse(call, wire.TOO_LARGE)
         self._drop_body(call)
         try:
             return self._hand_over(call, message)

@@ -82,9 +82,9 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def message_in(body: bytes | bytearray, encoding: bytes) -> bytes | Refusal:
+def message_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int) -> bytes | Refusal:
     """Return the one message that a whole body must hold, or why it doesn't."""
-    if (problem := problem_in(body, encoding)) is not None:
+    if (problem := problem_in(body, encoding, most_bytes=most_bytes)) is not None:
         return problem
     if not body:
         return NO_MESSAGE
@@ -93,7 +93,7 @@ def message_in(body: bytes | bytearray, encoding: bytes) -> bytes | Refusal:
     return bytes(body[_PREFIX_BYTES:])
 
 
-def problem_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int | None = None) -> Refusal | None:
+def problem_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int) -> Refusal | None:
     """Return what is wrong with a body as far as it is known; its rest may be on its way."""
     if not body:
         return None
@@ -102,7 +102,7 @@ def problem_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int | No
     if len(body) < _PREFIX_BYTES:
         return None
     declared = int.from_bytes(body[1:_PREFIX_BYTES], "big")
-    if most_bytes is not None and declared > most_bytes:
+    if declared > most_bytes:
         return TOO_LARGE
     return MORE_MESSAGES if len(body) - _PREFIX_BYTES > declared else None
 
