@@ -122,6 +122,20 @@ async def test_who_watches_health_is_told_of_the_end(service: Served) -> None:
         assert await known.code() is not grpc.StatusCode.OK
 
 
+async def test_health_refuses_garbage_and_keeps_deadlines(service: Served) -> None:
+    async with service.channel() as channel:
+        for name in ("Check", "Watch"):
+            code = await check_of(channel, f"/grpc.health.v1.Health/{name}")(b"\xff").code()
+            # Of grpcio's own health service it is an unexpected exception.
+            assert code is (
+                grpc.StatusCode.INVALID_ARGUMENT if service.transport == "ngh2" else grpc.StatusCode.UNKNOWN
+            )
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=0.2)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert await watch.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await check_of(channel)(b"well") == b"well"
+
+
 async def test_a_watcher_of_health_may_leave(service: Served) -> None:
     async with service.channel() as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -39,6 +39,8 @@ async def test_thirty_two_connections_each_get_their_own_answers(gateway: Gatewa
         await asyncio.sleep(0)
         return allow(message)
 
+    voided: list[bytes] = []
+
     def check(message: bytes) -> bytes | Awaitable[bytes]:
         return later(message) if len(message) % 2 else allow(message)
 
@@ -49,13 +51,14 @@ async def test_thirty_two_connections_each_get_their_own_answers(gateway: Gatewa
                 assert (good.status_code, good.headers[ECHO]) == (200, str(number))
                 assert (await gateway.ask(client, number, key="bad")).status_code == 401
 
-    server = server_of(transport, gateway, check)
+    server = server_of(transport, gateway, check, voided.append)
     await server.start()
     try:
         await _answers(gateway)
         await asyncio.gather(*map(call, range(CALLERS)))
     finally:
         await server.stop(grace_s=1)
+    assert not voided, "an answer that arrived was taken back"
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

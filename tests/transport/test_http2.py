@@ -1,6 +1,7 @@
 """What HTTP/2 allows a peer, and what comes of answers that reach nobody."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
@@ -228,6 +229,26 @@ async def test_a_peer_that_says_goaway_is_left_once_it_has_its_answers(ngh2: Ser
     async with peer_of(ngh2.path) as peer:
         peer.raw(frame(7, 0, 0, bytes(8)))
         await peer.closed()
+
+
+async def test_an_answer_that_is_ready_at_once_costs_no_task(ngh2: Served) -> None:
+    made: list[object] = []
+    loop = asyncio.get_running_loop()
+
+    def count(_: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> "asyncio.Task[Any]":
+        made.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    async with peer_of(ngh2.path) as peer:
+        loop.set_task_factory(count)
+        try:
+            for _ in range(50):
+                assert (await peer.call(b"at once", {"grpc-timeout": "3000m"})).message == b"at once"
+            assert not made
+            assert (await peer.call(b"later at once")).message == b"at once"
+            assert len(made) == 1
+        finally:
+            loop.set_task_factory(None)
 
 
 async def test_an_idle_connection_stays_for_the_next_call(service: Served) -> None:

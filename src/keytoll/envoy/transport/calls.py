@@ -50,13 +50,14 @@ class Head:
 class Call:
     """A call whose HTTP/2 stream is open.
 
-    It is `open` until it is answered or refused. `answer` is kept for as long as it may turn out to be void. `left` is set
+    It is `open` until it is answered or refused; a stream of answers has `begun` before. `answer` is kept for as long as it may turn out to be void. `left` is set
     if the peer reset the stream, `whole` if all of the request is here.
     """
 
     stream_id: int
     head: Head
     open: bool = True
+    begun: bool = False
     whole: bool = False
     left: bool = False
     body: bytearray | None = None

@@ -148,8 +148,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._paused = False
-        self._patience.cancel()
         if not self._transport.is_closing():
+            self._patience.cancel()
             self._transport.resume_reading()
             self._flush()
 
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         The peer's acknowledgement of the ping tells that it knows; until then it may have sent calls, which are served.
         """
         self._draining = True
-        for call in [each for each in self._calls.values() if each.leave is not None]:
+        for call in [each for each in self._calls.values() if each.begun]:
             self._refuse(call, wire.STOPPING)
         try:
             self._http2.send_shutdown_notice()
@@ -182,10 +182,11 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """End the calls that are still under way, and close, whether the peer reads or not."""
-        for call in list(self._calls.values()):
-            self._refuse(call, wire.STOPPING)
-        self._flush()
-        self._terminate(ErrorCode.NO_ERROR)
+        if not self._transport.is_closing():
+            for call in list(self._calls.values()):
+                self._refuse(call, wire.STOPPING)
+            self._flush()
+            self._terminate(ErrorCode.NO_ERROR)
         self._wait(_LAST_WORDS_S)
 
     def _take(self) -> None:
@@ -259,6 +260,7 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, call: Call, method: Stream, message: bytes) -> None:
         self._send(call, lambda stream_id: self._http2.send_response(stream_id, wire.HEADERS))
+        call.begun = True
         call.leave = method.feed(message, partial(self._send_message, call))
 
     def _finished(self, call: Call, work: "asyncio.Future[bytes]") -> None:
@@ -291,9 +293,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, call: Call, reason: Refusal) -> None:
         if not call.open:
             return
-        began = call.leave is not None
         self._end(call)
-        if began:
+        if call.begun:
             self._send(call, lambda stream_id: self._http2.send_trailers(stream_id, reason.trailers))
         else:
             self._send(call, lambda stream_id: self._http2.send_response(stream_id, reason.block, end_stream=True))
