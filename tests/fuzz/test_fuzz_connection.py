@@ -17,7 +17,7 @@ from fuzz.asking import asking_in, requests
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.mutations import BYTES, Mutation, mutated
 from keytoll.envoy.messages.check_pb2 import CheckResponse
-from keytoll.envoy.transport.connection import Limits
+from keytoll.envoy.transport.limits import Limits
 from keytoll.envoy.transport.server import Ngh2Server
 from keytoll.sockets import short_path
 

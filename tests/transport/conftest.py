@@ -10,7 +10,7 @@ import pytest
 
 from keytoll.envoy.check import CHECK_SERVICE
 from keytoll.envoy.server import EnvoyServer
-from keytoll.envoy.transport.connection import Limits
+from keytoll.envoy.transport.limits import Limits
 from keytoll.envoy.transport.server import Ngh2Server
 from keytoll.sockets import short_path
 from transport.scripted import Script

@@ -5,7 +5,7 @@ from pathlib import Path
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from keytoll.envoy.transport.connection import Limits
+from keytoll.envoy.transport.limits import Limits
 from keytoll.envoy.transport.server import Ngh2Server
 from transport.conftest import Served, served
 from transport.peer import connected, frame, framed, peer_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from keytoll.envoy.transport.connection import Limits
+from keytoll.envoy.transport.limits import Limits
 from keytoll.sockets import short_path
 from transport.conftest import Served, check_of, served
 from transport.peer import connected, framed, peer_of

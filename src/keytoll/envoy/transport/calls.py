@@ -84,22 +84,6 @@ class Call:
             self.leave = None
 
 
-class Room:
-    """Bounds what unfinished messages take, over all connections."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
-
-    def take(self, count: int) -> bool:
-        """Take so many bytes, and tell whether they fitted in. They are to be given back even if not."""
-        self._left -= count
-        return self._left >= 0
-
-    def give(self, count: int) -> None:
-        """Give back what was taken."""
-        self._left += count
-
-
 def judge(headers: Sequence[tuple[bytes, bytes]], methods: Methods) -> Head:
     """Return what a call's headers ask for. `te: trailers` is not demanded, as by other servers."""
     fields = dict(headers)

@@ -12,7 +12,6 @@ written. It is void as well if the peer's reset crosses it: who resets a stream 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -22,32 +21,18 @@ from google.protobuf.message import DecodeError
 from ngh2 import ErrorCode, NGH2Error, Setting
 
 from keytoll.envoy.transport import wire
-from keytoll.envoy.transport.calls import Call, Head, Methods, Room, Stream, judge
+from keytoll.envoy.transport.calls import Call, Head, Methods, Stream, judge
+from keytoll.envoy.transport.limits import Limits, Room
 from keytoll.envoy.transport.wire import Code, Refusal, Refused, framed, refusal
 
 _log = structlog.get_logger(__name__)
 
-_MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What peers may take.
-
-    `message_bytes` bounds one message, `unfinished_bytes` all that have not arrived in whole, `unsent_bytes` the answers
-    that one peer's flow control holds up. `handshake_s` is the time for a peer's first settings, `stall_s` the time for
-    which its socket may take nothing. `resets` is a burst and a rate per second: callers who leave make Envoy reset
-    calls, so it is generous, and a reset costs no more than a call.
-    """
-
-    connections: int = 512
-    calls_per_connection: int = 10_000
-    message_bytes: int = 4 * _MIB
-    unfinished_bytes: int = 64 * _MIB
-    unsent_bytes: int = 32 * _MIB
-    handshake_s: float = 10.0
-    stall_s: float = 30.0
-    resets: tuple[int, int] = (20_000, 10_000)
+_WINDOW_BYTES = 1024 * 1024
+_HEADER_BYTES = 64 * 1024
+_WRITE_BYTES = 128 * 1024
+_REMEMBERED = 256
+_LAST_WORDS_S = 1.0
+_LAST_PING = b"draining"
 
 
 class Peers:
@@ -68,14 +53,6 @@ class Peers:
         self.connected.discard(connection)
         if not self.connected:
             self.gone.set()
-
-
-_WINDOW_BYTES = _MIB
-_HEADER_BYTES = 64 * 1024
-_WRITE_BYTES = 128 * 1024
-_REMEMBERED = 256
-_LAST_WORDS_S = 1.0
-_LAST_PING = b"draining"
 
 
 class Connection(asyncio.Protocol):

@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from keytoll.envoy.check import CHECK_SERVICE, Handler, Void
-from keytoll.envoy.transport.calls import Methods, Room, Unary
-from keytoll.envoy.transport.connection import Connection, Limits, Peers
+from keytoll.envoy.transport.calls import Methods, Unary
+from keytoll.envoy.transport.connection import Connection, Peers
 from keytoll.envoy.transport.health import Health
+from keytoll.envoy.transport.limits import Limits, Room
 from keytoll.sockets import prepared, short_path
 
 _BACKLOG = 1024
