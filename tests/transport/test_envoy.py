@@ -105,7 +105,7 @@ async def test_a_check_that_envoy_gives_up_and_one_whose_caller_leaves_are_cance
             raise
         return message
 
-    async with envoy(timeout_s=0.5) as gateway, httpx.AsyncClient() as client:
+    async with envoy(timeout_s=1.0) as gateway, httpx.AsyncClient() as client:
         server = server_of(transport, gateway, wait)
         await server.start()
         try:

@@ -29,7 +29,7 @@ async def test_connections_beyond_the_limit_are_closed_until_one_leaves(tmp_path
 
 async def test_who_does_not_say_hello_in_time_is_left(tmp_path: Path) -> None:
     async with (
-        served(tmp_path, "ngh2", Limits(handshake_s=0.1)) as service,
+        served(tmp_path, "ngh2", Limits(handshake_s=0.5)) as service,
         peer_of(service.path) as greeted,
         connected(service.path) as silent,
     ):
