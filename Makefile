@@ -9,7 +9,7 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test browser check format protos load real-backends clean FORCE
+.PHONY: help run test browser check format protos load real-backends bench clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -56,10 +56,13 @@ load: $(STAMP) ## Put all of it under load, kill its parts, and audit the ledger
 real-backends: $(STAMP) ## Compare the ledger with real backends (installs over a gigabyte once; needs node and npm)
 	@cd tests && ../$(BIN)/python -m real_backends
 
+bench: $(STAMP) ## Measure what Keytoll costs beside Envoy (ten minutes; PART=NAME for one part; wants wrk)
+	@$(BIN)/python -m bench $(PART)
+
 clean: ## Remove what was made here, .venv too
 	@if [ -e run/stack.lock ] && ! flock --nonblock run/stack.lock true; then \
 	  echo 'make run is still running: stop it first' >&2; exit 1; fi
-	rm -rf .venv run dist .real-backends .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv run dist .real-backends .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Another release of the compiler writes its own version into the code, and else the same.
