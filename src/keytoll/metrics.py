@@ -1,9 +1,13 @@
 """What Prometheus scrapes. Every label has a bounded set of values: no key, owner, path or free text is one."""
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from keytoll import __version__
 from keytoll.core.decision import Reason
@@ -20,6 +24,48 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double 
 _TOKEN_CLASSES = tuple(f.name for f in fields(Usage))
 
 
+class Checks(Collector):
+    """What every Check counts: its reason, how long it took, and whether its key was in memory.
+
+    Plain numbers, which one event loop alone changes: to count by the library's locks would cost a tenth of a Check.
+    """
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._reasons = dict.fromkeys(Reason, 0)
+        self._durations = {kind: [0] * (len(_CHECK_BUCKETS) + 1) for kind in ("key", "full")}
+        self._seconds = dict.fromkeys(self._durations, 0.0)
+
+    def count(self, kind: str, reason: Reason | None, seconds: float) -> None:
+        """Count a Check that was answered; the headers-only one has no reason unless it refuses."""
+        if reason is not None:
+            self._reasons[reason] += 1
+        self._durations[kind][bisect_left(_CHECK_BUCKETS, seconds)] += 1
+        self._seconds[kind] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell what was counted."""
+        decisions = CounterMetricFamily("keytoll_decisions", "Checks answered, by reason.", labels=["reason"])
+        for reason, number in self._reasons.items():
+            decisions.add_metric([reason.value], number)
+        yield decisions
+        lookups = CounterMetricFamily("keytoll_key_cache_lookups", "Key lookups, by result.", labels=["result"])
+        lookups.add_metric(["hit"], self.hits)
+        lookups.add_metric(["miss"], self.misses)
+        yield lookups
+        yield self._histogram()
+
+    def _histogram(self) -> HistogramMetricFamily:
+        text = "Time from receiving a Check to its answer."
+        family = HistogramMetricFamily("keytoll_check_duration_seconds", text, labels=["kind"])
+        bounds = [*map(str, _CHECK_BUCKETS), "+Inf"]
+        for kind, numbers in self._durations.items():
+            if any(numbers):
+                family.add_metric([kind], list(zip(bounds, accumulate(numbers), strict=True)), self._seconds[kind])
+        return family
+
+
 class Metrics:
     """All metrics of one Keytoll, in a registry of its own."""
 
@@ -29,16 +75,8 @@ class Metrics:
         Gauge("keytoll_build_info", "Version of Keytoll; always 1.", ["version"], registry=registry).labels(
             __version__
         ).set(1)
-        self.decisions = Counter("keytoll_decisions", "Checks answered, by reason.", ["reason"], registry=registry)
-        for reason in Reason:
-            self.decisions.labels(reason.value)
-        self.check_seconds = Histogram(
-            "keytoll_check_duration_seconds",
-            "Time from receiving a Check to its answer.",
-            ["kind"],
-            buckets=_CHECK_BUCKETS,
-            registry=registry,
-        )
+        self.checks = Checks()
+        registry.register(self.checks)
         self.requests = Counter(
             "keytoll_settled_requests",
             "Requests settled, by model and by how their usage was measured.",
@@ -115,11 +153,6 @@ class Metrics:
         self.cache_size = Gauge(
             "keytoll_key_cache_entries", "Keys in the cache, unknown ones included.", registry=registry
         )
-        self.cache_lookups = Counter(
-            "keytoll_key_cache_lookups", "Key lookups, by result.", ["result"], registry=registry
-        )
-        self.cache_hits = self.cache_lookups.labels("hit")
-        self.cache_misses = self.cache_lookups.labels("miss")
         self.api_seconds = Histogram(
             "keytoll_api_request_duration_seconds",
             "Time to answer a request of the console or the management API, by operation and status.",

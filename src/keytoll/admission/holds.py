@@ -3,24 +3,27 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 from uuid import UUID
 
 from keytoll.admission.file import AdmissionsFile
 from keytoll.core.holds import KeyHolds
-from keytoll.core.ledger import Entry
+from keytoll.core.ledger import Admitted, Entry
 from keytoll.store.base import LedgerStore
 
 _NOTHING = KeyHolds()
 _AT_ONCE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    entry: Entry
+class _Hold(NamedTuple):
+    of: Admitted | Entry
     request_id: str
     placed_s: float  # monotonic: a clock that steps must neither end a hold early nor keep it for ever
+
+    @property
+    def entry(self) -> Entry:
+        return self.of if isinstance(self.of, Entry) else self.of.entry
 
 
 class HoldBook:
@@ -56,13 +59,13 @@ class HoldBook:
         """Return what the requests under way of a key hold."""
         return self._by_key.get(key_id, _NOTHING)
 
-    def place(self, entry: Entry, *, request_id: str = "") -> None:
+    def place(self, admitted: Admitted | Entry, *, request_id: str = "") -> None:
         """Hold a request's worst case. Raises OSError, and nothing is held, where that can't be written down first.
 
         `request_id` is Envoy's own id of the request, by which `void_request` knows it; empty if there is none.
         """
-        self._file.append(entry, request_id=request_id)
-        self._add(entry, request_id)
+        self._file.append(admitted, request_id=request_id)
+        self._add(admitted, request_id)
 
     async def restore(self, store: LedgerStore) -> None:
         """Open the admissions file, and hold again what an earlier process had admitted and the ledger doesn't know."""
@@ -106,7 +109,7 @@ class HoldBook:
             hold.entry
             for hold in self._holds.values()
             if hold.placed_s < before_s
-            or (hold.entry.admitted_at_us < or_admitted_before_us and hold.placed_s < if_placed_before_s)
+            or (hold.of.admitted_at_us < or_admitted_before_us and hold.placed_s < if_placed_before_s)
         ]
 
     async def released(self, key_id: str) -> None:
@@ -126,11 +129,12 @@ class HoldBook:
         """Return how many wait for a hold of the key to end."""
         return len(self._waiting.get(key_id, ()))
 
-    def _add(self, entry: Entry, request_id: str) -> None:
-        self._holds[entry.decision_id] = _Hold(entry, request_id, self._monotonic())
+    def _add(self, admitted: Admitted | Entry, request_id: str) -> None:
+        decision_id, key_id = admitted.decision_id, admitted.key_id
+        self._holds[decision_id] = _Hold(admitted, request_id, self._monotonic())
         if request_id:
-            self._by_request[request_id] = entry.decision_id
-        self._by_key[entry.key_id] = self.of(entry.key_id).plus(entry.month, entry.hold_nano)
+            self._by_request[request_id] = decision_id
+        self._by_key[key_id] = self.of(key_id).plus(admitted.month, admitted.hold_nano)
 
     def _drop(self, decision_id: UUID) -> bool:
         hold = self._holds.pop(decision_id, None)
@@ -139,13 +143,13 @@ class HoldBook:
         self._on_end(decision_id)
         if self._by_request.get(hold.request_id) == decision_id:
             del self._by_request[hold.request_id]
-        entry = hold.entry
-        left = self.of(entry.key_id).minus(entry.month, entry.hold_nano)
+        key_id = hold.of.key_id
+        left = self.of(key_id).minus(hold.of.month, hold.of.hold_nano)
         if left.in_all.count:
-            self._by_key[entry.key_id] = left
+            self._by_key[key_id] = left
         else:
-            del self._by_key[entry.key_id]
-        for future in self._waiting.get(entry.key_id, ()):
+            del self._by_key[key_id]
+        for future in self._waiting.get(key_id, ()):
             if not future.done():
                 future.set_result(None)
         return True

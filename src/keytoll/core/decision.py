@@ -8,9 +8,10 @@ decided here: it is an exception, and Check answers for it with `UNAVAILABLE`.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from keytoll.core.endpoints import Body, Endpoint, endpoint_at
 from keytoll.core.holds import KeyHolds, fits, left_beside_nano
@@ -165,8 +166,7 @@ class Read:
     left_nano: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """A request that is let through, with what settlement and the data plane need to know of it. `many_answers`: it asks
     for more than one, of which backends tell the running usage one by one, and only at the end the sum.
 
@@ -196,53 +196,42 @@ class Rules:
     offers: Offers
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """What is known of a key when it asks: itself, what it has spent, and what its requests under way hold.
 
     `by_old_secret`: it asks with the secret that a rotation has replaced.
     """
 
     key: Key
-    totals: Totals = field(default_factory=Totals)
-    holds: KeyHolds = field(default_factory=KeyHolds)
+    totals: Totals = Totals()
+    holds: KeyHolds = KeyHolds()
     by_old_secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+# Admission, Account and _Case are made for every Check, and a tuple is made in a fraction of a frozen dataclass's time.
+class _Case(NamedTuple):
+    key: Key
     account: Account
     request: Request
     rules: Rules
     now_us: int
-
-    @property
-    def key(self) -> Key:
-        return self.account.key
+    month: Month
+    found: Endpoint | None
 
     @property
     def endpoint(self) -> Endpoint:
-        endpoint = endpoint_at(self.request.path)
-        if endpoint is None:
+        if self.found is None:
             raise LookupError("checked before")
-        return endpoint
-
-    @property
-    def offer(self) -> Offer:
-        return self.rules.offers[str(self.request.facts["model"])]
-
-    @property
-    def month(self) -> Month:
-        return self.rules.calendar.month(self.now_us)
+        return self.found
 
 
 def decide(*, account: Account, request: Request, rules: Rules, now_us: int) -> Admission | Read | Denial:
     """Judge a request whose body Envoy has read, at the instant `now_us`, to whose month an admission belongs."""
-    case = _Case(account, request, rules, now_us)
+    case = _case(account, request, rules, now_us)
     if (denial := _first(_CHECKS, case)) is not None:
         return denial
     if case.endpoint.read:
-        return Read(account.key, case.endpoint, _left_nano(case, account.holds))
+        return Read(account.key, case.endpoint, _left_nano(case))
     if (denial := _first(_BODY_CHECKS, case)) is not None:
         return denial
     return _admission(case)
@@ -250,53 +239,65 @@ def decide(*, account: Account, request: Request, rules: Rules, now_us: int) -> 
 
 def decide_by_headers(*, account: Account, request: Request, rules: Rules, now_us: int) -> Denial | None:
     """Judge what headers alone tell, before Envoy buffers a large body. None: the body may come, `decide` follows."""
-    return _first(_HEADER_CHECKS, _Case(account, request, rules, now_us))
+    return _first(_HEADER_CHECKS, _case(account, request, rules, now_us))
+
+
+def _case(account: Account, request: Request, rules: Rules, now_us: int) -> _Case:
+    month, endpoint = rules.calendar.month(now_us), endpoint_at(request.path)
+    return _Case(account.key, account, request, rules, now_us, month, endpoint)
 
 
 def _first(checks: "tuple[_Check, ...]", case: _Case) -> Denial | None:
-    return next((denial for check in checks if (denial := check(case)) is not None), None)
+    for check in checks:
+        if (denial := check(case)) is not None:
+            return denial
+    return None
 
 
 def _admission(case: _Case) -> Admission | Denial:
-    facts, price = case.request.facts, case.offer.prices_at(case.now_us)
-    worst_nano = _worst_nano(case, price)
+    key, facts, endpoint = case.key, case.request.facts, case.endpoint
+    offer = case.rules.offers[str(facts["model"])]
+    price, answers = offer.prices_at(case.now_us), _answers(facts)
+    worst_nano = _worst_nano(case, offer, price, answers)
     totals, holds, month = case.account.totals, case.account.holds, case.month.name
-    if not fits(quota=case.key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano):
+    if not fits(quota=key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano):
         return _held(case)
     return Admission(
-        key=case.key,
-        offer=case.offer,
+        key=key,
+        offer=offer,
         price=price,
-        endpoint=case.endpoint,
+        endpoint=endpoint,
         stream=facts.get("stream") is True,
         wants_usage=facts.get("include_usage") is True,
-        many_answers=_answers(facts) > 1,
+        many_answers=answers > 1,
         admitted_at_us=case.now_us,
         month=month,
         worst_nano=worst_nano,
-        left_nano=None if case.key.quota.limit_nano is None else _left_nano(case, holds.plus(month, worst_nano)),
+        left_nano=_left_nano(case, worst_nano),
     )
 
 
-def _left_nano(case: _Case, holds: KeyHolds) -> int | None:
-    quota, totals = case.key.quota, case.account.totals
-    return left_beside_nano(quota=quota, totals=totals, holds=holds, month=case.month.name)
+def _left_nano(case: _Case, worst_nano: int | None = 0) -> int | None:
+    quota, totals, holds = case.key.quota, case.account.totals, case.account.holds
+    return left_beside_nano(quota=quota, totals=totals, holds=holds, month=case.month.name, worst_nano=worst_nano)
 
 
 def _answers(facts: Mapping[str, Scalar]) -> int:
-    return max((int(facts[name]) for name in _ANSWERS if name in facts), default=1)
+    if _ANSWERS.isdisjoint(facts):
+        return 1
+    return max(int(facts[name]) for name in _ANSWERS if name in facts)
 
 
-def _worst_nano(case: _Case, price: PriceVersion) -> int | None:
+def _worst_nano(case: _Case, offer: Offer, price: PriceVersion, answers: int) -> int | None:
     facts, declared = case.request.facts, case.request.declared_bytes
     limits = [int(facts[name]) for name in case.endpoint.limits if name in facts]
     return worst_case_nano(
         endpoint=case.endpoint,
-        offer=case.offer,
+        offer=offer,
         prices=price.prices,
         body_bytes=MAX_BODY_BYTES if declared is None else declared,
-        output_limit=max(limits, default=None),
-        answers=_answers(facts),
+        output_limit=max(limits) if limits else None,
+        answers=answers,
     )
 
 
@@ -330,7 +331,7 @@ def _network(case: _Case) -> Denial | None:
 
 
 def _endpoint(case: _Case) -> Denial | None:
-    endpoint = endpoint_at(case.request.path)
+    endpoint = case.found
     if endpoint is None:
         return Denial(Reason.UNKNOWN_PATH, "Unknown path; see the gateway's documentation for the endpoints it serves")
     if case.request.method != endpoint.method:
@@ -340,11 +341,11 @@ def _endpoint(case: _Case) -> Denial | None:
 
 
 def _content_type(case: _Case) -> Denial | None:
-    match case.endpoint.body:
-        case Body.JSON if JSON_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
-            return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
-        case Body.FORM if FORM_CONTENT_TYPE.fullmatch(case.request.content_type) is None:
-            return Denial(Reason.BAD_BODY, "The body must be a form, with Content-Type: multipart/form-data")
+    body, content_type = case.endpoint.body, case.request.content_type
+    if body is Body.JSON and JSON_CONTENT_TYPE.fullmatch(content_type) is None:
+        return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
+    if body is Body.FORM and FORM_CONTENT_TYPE.fullmatch(content_type) is None:
+        return Denial(Reason.BAD_BODY, "The body must be a form, with Content-Type: multipart/form-data")
     return None
 
 
@@ -369,8 +370,8 @@ def _body(case: _Case) -> Denial | None:
 
 
 _BOOLEANS = {"stream": "stream", "include_usage": "stream_options.include_usage"}
-_ANSWERS = ("n", "best_of")
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_ANSWERS = frozenset(("n", "best_of"))
+_WHOLE = ("n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def _fields(case: _Case) -> Denial | None:
@@ -379,7 +380,7 @@ def _fields(case: _Case) -> Denial | None:
         # A lax backend might take "true" or 1 for true and stream, where nothing would ask it for the usage.
         if not isinstance(facts.get(fact, False), bool):
             return Denial(Reason.BAD_FIELD, f"`{param}` must be true or false", param)
-    for name in (*_ANSWERS, *_LIMITS):
+    for name in _WHOLE:
         if name in facts and not _is_whole(facts[name]):
             return Denial(Reason.BAD_FIELD, f"`{name}` must be a whole number", name)
     return None

@@ -86,6 +86,6 @@ BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINT
 
 def endpoint_at(path: str) -> Endpoint | None:
     """Return the endpoint of a path without its query, None if it is not served."""
-    if path.startswith(MODEL_PATH) and len(path) > len(MODEL_PATH):
-        return ENDPOINTS["/v1/models"]
-    return ENDPOINTS.get(path)
+    if (endpoint := ENDPOINTS.get(path)) is not None:
+        return endpoint
+    return ENDPOINTS["/v1/models"] if path.startswith(MODEL_PATH) and len(path) > len(MODEL_PATH) else None

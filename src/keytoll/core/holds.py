@@ -6,6 +6,7 @@ A hold belongs to the month of its request's admission, as its charge will.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from keytoll.core.quota import Quota, QuotaKind, Totals, left_nano, spent_nano
 from keytoll.core.worst_case import UNBOUNDED
@@ -36,8 +37,8 @@ class Held:
 NOTHING_HELD = Held()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyHolds:
+# Made for every Check, and a tuple is made in a fraction of a frozen dataclass's time.
+class KeyHolds(NamedTuple):
     """What a key's requests under way hold, in all and by the month of their admission."""
 
     in_all: Held = NOTHING_HELD
@@ -47,7 +48,7 @@ class KeyHolds:
         """Return the holds that count towards a quota: this month's under a monthly one, else all of them."""
         if quota.kind is not QuotaKind.MONTHLY:
             return self.in_all
-        return next((held for name, held in self.by_month if name == month), NOTHING_HELD)
+        return self._of(month)
 
     def plus(self, month: str, worst_nano: int | None) -> "KeyHolds":
         """Return these holds with one more."""
@@ -58,19 +59,29 @@ class KeyHolds:
         return self._with(month, self._of(month).minus(worst_nano), self.in_all.minus(worst_nano))
 
     def _of(self, month: str) -> Held:
-        return next((held for name, held in self.by_month if name == month), NOTHING_HELD)
+        for name, held in self.by_month:
+            if name == month:
+                return held
+        return NOTHING_HELD
 
     def _with(self, month: str, held: Held, in_all: Held) -> "KeyHolds":
-        others = tuple(pair for pair in self.by_month if pair[0] != month)
+        others = tuple([pair for pair in self.by_month if pair[0] != month])
         return KeyHolds(in_all, (*others, (month, held)) if held.count else others)
 
 
-def left_beside_nano(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str) -> int | None:
-    """Return what is left of a key's limit beside its holds, None if it has none. What can't be bounded holds it all."""
+def left_beside_nano(
+    *, quota: Quota, totals: Totals, holds: KeyHolds, month: str, worst_nano: int | None = 0
+) -> int | None:
+    """Return what is left of a key's limit beside its holds and one more of `worst_nano`, None if it has no limit.
+
+    What can't be bounded holds it all.
+    """
+    if quota.limit_nano is None:
+        return None
     held = holds.counting(quota, month)
-    if held.unbounded and quota.limit_nano is not None:
+    if held.unbounded or worst_nano is UNBOUNDED:
         return 0
-    return left_nano(quota, totals, month, held_nano=held.amount_nano)
+    return left_nano(quota, totals, month, held_nano=held.amount_nano + worst_nano)
 
 
 def fits(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str, worst_nano: int | None) -> bool:

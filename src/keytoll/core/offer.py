@@ -46,7 +46,10 @@ class Offer:
 
     def prices_at(self, at_us: int) -> PriceVersion:
         """Return the version that applies to a request admitted at the instant."""
-        return next((version for version in reversed(self.prices) if version.from_us <= at_us), self.prices[0])
+        for version in reversed(self.prices):
+            if version.from_us <= at_us:
+                return version
+        return self.prices[0]
 
 
 Offers = Mapping[str, Offer]

@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -38,11 +38,10 @@ from keytoll.core.decision import (
     decide_by_headers,
 )
 from keytoll.core.ids import uuid7
-from keytoll.core.ledger import Entry
-from keytoll.core.money import format_amount
+from keytoll.core.ledger import Admitted
 from keytoll.core.secrets import KEY_PREFIX, digest_of, is_well_formed
-from keytoll.envoy.entries import settlement_facts
-from keytoll.envoy.messages.check_pb2 import AttributeContext, CheckRequest, CheckResponse, HeaderValueOption
+from keytoll.envoy import answers
+from keytoll.envoy.messages.check_pb2 import AttributeContext, CheckRequest
 from keytoll.metrics import Metrics
 from keytoll.store.base import StoredKey, StoreUnavailable
 
@@ -53,18 +52,6 @@ CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
 FACTS = "kt.req"
 """The metadata namespace in which envoy.yaml hands over the leaves of a JSON body."""
 
-KNOWN_HEADER = "x-kt-known"
-"""Set by the headers-only Check; opens the route on which Envoy may buffer a large body."""
-
-KEY_ID_HEADER = "x-kt-key-id"
-"""Tells Keytoll's own API, behind the data listener, whose key reads. Envoy strips it from callers' requests."""
-
-LEFT_HEADER = "x-keytoll-quota-remaining"
-"""Tells the caller what is left of the key's limit. Envoy sets it on the answer after everything that a backend says."""
-
-READS_POOL = "keytoll_api"
-"""The static cluster of envoy.yaml that leads to Keytoll's own API."""
-
 _ROOM_WAIT_S = 0.4
 """How long a Check waits for a running request of its key to be settled, before it tells the caller to try again: long
 enough for a caller who asks one thing after another, whose last answer is still on its way through the journal."""
@@ -72,7 +59,6 @@ enough for a caller who asks one thing after another, whose last answer is still
 _MOST_WAITING = 8
 
 _BEARER = re.compile(r"bearer (gw-sk-\w+)", re.ASCII | re.IGNORECASE)
-_PERMISSION_DENIED = 7  # google.rpc.Code
 
 Handler = Callable[[bytes], bytes | Awaitable[bytes]]
 """What a transport carries: the bytes of a message in, the bytes of the answer out. Raises DecodeError on garbage."""
@@ -90,6 +76,19 @@ class Clock(Protocol):
 
 Verdict = Admission | Read | Denial
 _Admit = Callable[[], str | None]
+
+
+class _Asked(NamedTuple):
+    """What a Check asks: of which kind it is, since when (by perf_counter), and what is known of the request.
+
+    `request_id` is Envoy's own, the same in both of a request's Checks.
+    """
+
+    kind: str
+    started_s: float
+    digest: bytes
+    request_id: str
+    request: Request
 
 
 class CheckHandler:
@@ -118,35 +117,42 @@ class CheckHandler:
         self._random = random
         self._metrics = metrics
         self._obstacle = obstacle
+        self._admitted = answers.Admitted()
 
     def __call__(self, message: bytes) -> bytes | Awaitable[bytes]:
         """Answer the Check in `message`."""
         started_s = time.perf_counter()
         attributes = CheckRequest.FromString(message).attributes
-        secret = _bearer(attributes.request.http.headers.get("authorization", ""))
+        headers = attributes.request.http.headers
+        secret = _bearer(headers.get("authorization", ""))
         if secret is None:
-            return self._finish(attributes, started_s, _denied(MALFORMED_KEY), MALFORMED_KEY.reason)
+            return self._refuse_malformed(attributes, started_s)
         digest = digest_of(secret)
         stored = self._cache.find(digest)
+        # Only here is the secret's form looked at: a key that is known has it.
+        if stored is MISS and not is_well_formed(KEY_PREFIX, secret):
+            return self._refuse_malformed(attributes, started_s)
+        request_id = headers.get("x-request-id", "")
+        asked = _Asked(_kind(attributes), started_s, digest, request_id, _request(attributes))
         if stored is MISS:
-            self._metrics.cache_misses.inc()
-            return self._after_load(attributes, started_s, digest)
-        self._metrics.cache_hits.inc()
-        return self._judge(attributes, started_s, stored, digest)
+            self._metrics.checks.misses += 1
+            return self._after_load(asked)
+        self._metrics.checks.hits += 1
+        return self._judge(asked, stored)
 
     def void(self, answer: bytes) -> None:
         """Take back an answer that Envoy gave up before it came: its request will neither run nor be logged."""
-        metadata = CheckResponse.FromString(answer).dynamic_metadata
-        if "decision_id" in metadata.fields:
-            self._book.void(UUID(metadata.fields["decision_id"].string_value))
+        decision_id = answers.decision_in(answer)
+        if decision_id is not None:
+            self._book.void(decision_id)
 
-    async def _after_load(self, attributes: AttributeContext, started_s: float, digest: bytes) -> bytes:
+    async def _after_load(self, asked: _Asked) -> bytes:
         try:
-            stored = await self._load(digest)
+            stored = await self._load(asked.digest)
         except StoreUnavailable:
             self._metrics.store_errors.inc()
-            return self._finish(attributes, started_s, _denied(UNAVAILABLE), UNAVAILABLE.reason)
-        answer = self._judge(attributes, started_s, stored, digest)
+            return self._refuse(asked, UNAVAILABLE)
+        answer = self._judge(asked, stored)
         return answer if isinstance(answer, bytes) else await answer
 
     async def _load(self, digest: bytes) -> StoredKey | None:
@@ -155,88 +161,87 @@ class CheckHandler:
             await self._cache.load(digest)
         return stored
 
-    def _judge(
-        self, attributes: AttributeContext, started_s: float, stored: StoredKey | None, digest: bytes
-    ) -> bytes | Awaitable[bytes]:
+    def _judge(self, asked: _Asked, stored: StoredKey | None) -> bytes | Awaitable[bytes]:
         if stored is None:
-            return self._finish(attributes, started_s, _denied(UNKNOWN_KEY), UNKNOWN_KEY.reason)
-        if _kind(attributes) == "key":
-            return self._judge_headers(attributes, started_s, stored, digest)
-        verdict = self._decide(attributes, stored, digest)
+            return self._refuse(asked, UNKNOWN_KEY)
+        if asked.kind == "key":
+            return self._judge_headers(asked, stored)
+        verdict = self._decide(asked, stored)
         if _is_held(verdict) and self._book.waiting(stored.key.id) < _MOST_WAITING:
-            return self._after_release(attributes, started_s, verdict, stored, digest)
-        return self._conclude(attributes, started_s, verdict)
+            return self._after_release(asked, verdict, stored)
+        return self._conclude(asked, verdict)
 
-    async def _after_release(
-        self, attributes: AttributeContext, started_s: float, verdict: Verdict, stored: StoredKey, digest: bytes
-    ) -> bytes:
+    async def _after_release(self, asked: _Asked, verdict: Verdict, stored: StoredKey) -> bytes:
         try:
             async with asyncio.timeout(_ROOM_WAIT_S):
                 while _is_held(verdict):
                     await self._book.released(stored.key.id)
-                    found = await self._load(digest)
+                    found = await self._load(asked.digest)
                     if found is None:
-                        return self._finish(attributes, started_s, _denied(UNKNOWN_KEY), UNKNOWN_KEY.reason)
+                        return self._refuse(asked, UNKNOWN_KEY)
                     stored = found
-                    verdict = self._decide(attributes, stored, digest)
+                    verdict = self._decide(asked, stored)
         except (TimeoutError, StoreUnavailable):
             pass
-        return self._conclude(attributes, started_s, verdict)
+        return self._conclude(asked, verdict)
 
-    def _judge_headers(self, attributes: AttributeContext, started_s: float, stored: StoredKey, digest: bytes) -> bytes:
-        account, request = self._account(stored, digest), _request(attributes)
-        denial = decide_by_headers(account=account, request=request, rules=self._rules(), now_us=self._clock())
-        if denial is None and not self._takes_body(attributes, stored.key.id):
+    def _judge_headers(self, asked: _Asked, stored: StoredKey) -> bytes:
+        account = self._account(asked, stored)
+        denial = decide_by_headers(account=account, request=asked.request, rules=self._rules(), now_us=self._clock())
+        if denial is None and not self._takes_body(asked, stored.key.id):
             denial = TOO_MANY_LARGE
         if denial is not None:
-            return self._finish(attributes, started_s, _denied(denial), denial.reason)
+            return self._refuse(asked, denial)
         # It decides nothing yet: the full Check follows, and is counted.
-        return self._finish(attributes, started_s, _known(), None)
+        return self._finish(asked.kind, asked.started_s, answers.known(), None)
 
-    def _takes_body(self, attributes: AttributeContext, key_id: str) -> bool:
-        declared = _request(attributes).declared_bytes
-        return self._bodies.begin(key_id, _request_id(attributes), MAX_BODY_BYTES if declared is None else declared)
+    def _takes_body(self, asked: _Asked, key_id: str) -> bool:
+        declared = asked.request.declared_bytes
+        return self._bodies.begin(key_id, asked.request_id, MAX_BODY_BYTES if declared is None else declared)
 
-    def _decide(self, attributes: AttributeContext, stored: StoredKey, digest: bytes) -> Verdict:
-        account, request = self._account(stored, digest), _request(attributes)
-        return decide(account=account, request=request, rules=self._rules(), now_us=self._clock())
+    def _decide(self, asked: _Asked, stored: StoredKey) -> Verdict:
+        account = self._account(asked, stored)
+        return decide(account=account, request=asked.request, rules=self._rules(), now_us=self._clock())
 
-    def _account(self, stored: StoredKey, digest: bytes) -> Account:
-        return Account(stored.key, stored.totals, self._book.of(stored.key.id), digest != stored.key.digest)
+    def _account(self, asked: _Asked, stored: StoredKey) -> Account:
+        return Account(stored.key, stored.totals, self._book.of(stored.key.id), asked.digest != stored.key.digest)
 
-    def _conclude(self, attributes: AttributeContext, started_s: float, verdict: Verdict) -> bytes:
+    def _conclude(self, asked: _Asked, verdict: Verdict) -> bytes:
         if isinstance(verdict, Admission):
-            return self._admit(attributes, started_s, verdict)
-        self._bodies.refuse(_request_id(attributes))
+            return self._admit(asked, verdict)
+        self._bodies.refuse(asked.request_id)
         if isinstance(verdict, Read):
-            return self._finish(attributes, started_s, _read(verdict), Reason.ALLOWED)
-        return self._finish(attributes, started_s, _denied(verdict), verdict.reason)
+            return self._finish(asked.kind, asked.started_s, answers.read(verdict), Reason.ALLOWED)
+        return self._refuse(asked, verdict)
 
-    def _admit(self, attributes: AttributeContext, started_s: float, admission: Admission) -> bytes:
+    def _admit(self, asked: _Asked, admission: Admission) -> bytes:
         """Hold and answer; nothing is awaited between the decision and the hold, so no other Check comes in between."""
         if (obstacle := self._obstacle()) is not None:
-            return self._refuse_unchargeable(attributes, started_s, obstacle)
-        entry = _entry(admission, uuid7(admission.admitted_at_us, self._random(10)))
+            return self._refuse_unchargeable(asked, obstacle)
+        decision_id = uuid7(admission.admitted_at_us, self._random(10))
         try:
-            self._book.place(entry, request_id=_request_id(attributes))
+            self._book.place(_placed(admission, decision_id), request_id=asked.request_id)
         except OSError as error:
-            return self._refuse_unchargeable(attributes, started_s, str(error))
-        self._bodies.decide(_request_id(attributes), entry.decision_id)
-        answer = _admitted(admission, entry)
-        return self._finish(attributes, started_s, answer, Reason.ALLOWED)
+            return self._refuse_unchargeable(asked, str(error))
+        self._bodies.decide(asked.request_id, decision_id)
+        answer = self._admitted.answer(admission, decision_id)
+        return self._finish(asked.kind, asked.started_s, answer, Reason.ALLOWED)
 
-    def _refuse_unchargeable(self, attributes: AttributeContext, started_s: float, problem: str) -> bytes:
+    def _refuse_malformed(self, attributes: AttributeContext, started_s: float) -> bytes:
+        answer = answers.denied(MALFORMED_KEY)
+        return self._finish(_kind(attributes), started_s, answer, MALFORMED_KEY.reason)
+
+    def _refuse_unchargeable(self, asked: _Asked, problem: str) -> bytes:
         _log.error("not_admitted", problem=problem)
-        self._bodies.refuse(_request_id(attributes))
-        return self._finish(attributes, started_s, _denied(UNCHARGEABLE), UNCHARGEABLE.reason)
+        self._bodies.refuse(asked.request_id)
+        return self._refuse(asked, UNCHARGEABLE)
 
-    def _finish(
-        self, attributes: AttributeContext, started_s: float, answer: CheckResponse, reason: Reason | None
-    ) -> bytes:
-        if reason is not None:
-            self._metrics.decisions.labels(reason.value).inc()
-        self._metrics.check_seconds.labels(_kind(attributes)).observe(time.perf_counter() - started_s)
-        return answer.SerializeToString()
+    def _refuse(self, asked: _Asked, denial: Denial) -> bytes:
+        return self._finish(asked.kind, asked.started_s, answers.denied(denial), denial.reason)
+
+    def _finish(self, kind: str, started_s: float, answer: bytes, reason: Reason | None) -> bytes:
+        self._metrics.checks.count(kind, reason, time.perf_counter() - started_s)
+        return answer
 
 
 def _is_held(verdict: Verdict) -> bool:
@@ -245,12 +250,7 @@ def _is_held(verdict: Verdict) -> bool:
 
 def _bearer(authorization: str) -> str | None:
     match = _BEARER.fullmatch(authorization)
-    return match[1] if match and is_well_formed(KEY_PREFIX, match[1]) else None
-
-
-def _request_id(attributes: AttributeContext) -> str:
-    """Envoy's own id of the request, the same in both of its Checks."""
-    return attributes.request.http.headers.get("x-request-id", "")
+    return match[1] if match else None
 
 
 def _kind(attributes: AttributeContext) -> str:
@@ -259,13 +259,14 @@ def _kind(attributes: AttributeContext) -> str:
 
 def _request(attributes: AttributeContext) -> Request:
     http = attributes.request.http
+    headers = http.headers
     return Request(
-        method=http.method,
-        path=http.path.partition("?")[0],
-        content_type=http.headers.get("content-type", ""),
-        declared_bytes=_declared_bytes(http.headers.get("content-length", "")),
-        facts=_facts(attributes),
-        source=attributes.source.address.socket_address.address,
+        http.method,
+        http.path.partition("?")[0],
+        headers.get("content-type", ""),
+        _declared_bytes(headers.get("content-length", "")),
+        _facts(attributes),
+        attributes.source.address.socket_address.address,
     )
 
 
@@ -293,84 +294,18 @@ def _facts(attributes: AttributeContext) -> dict[str, Scalar]:
     return values
 
 
-def _known() -> CheckResponse:
-    response = CheckResponse()
-    response.ok_response.headers.append(_header(KNOWN_HEADER, "1"))
-    return response
-
-
-def _denied(denial: Denial) -> CheckResponse:
-    response = CheckResponse()
-    response.status.code = _PERMISSION_DENIED
-    denied = response.denied_response
-    denied.status.code = denial.status
-    denied.headers.extend(_header(name, value) for name, value in denial.headers.items())
-    denied.body = denial.body
-    return response
-
-
-def _header(name: str, value: str) -> HeaderValueOption:
-    option = HeaderValueOption(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
-    option.header.key = name
-    option.header.value = value
-    return option
-
-
-def _read(read: Read) -> CheckResponse:
-    response = CheckResponse()
-    response.ok_response.headers_to_remove.append("authorization")
-    response.ok_response.headers.append(_header(KEY_ID_HEADER, read.key.id))
-    _tell_left(response, read.left_nano)
-    response.dynamic_metadata.update({"pool": READS_POOL, "retries": 0, "body": "none"})
-    return response
-
-
-def _tell_left(response: CheckResponse, left_nano: int | None) -> None:
-    if left_nano is not None:
-        response.ok_response.response_headers_to_add.append(_header(LEFT_HEADER, format_amount(left_nano)))
-
-
-def _entry(admission: Admission, decision_id: UUID) -> Entry:
-    """The admission as the ledger would know it if it never heard of it again."""
-    return Entry(
-        decision_id=decision_id,
-        key_id=admission.key.id,
-        owner=admission.key.owner,
-        model=admission.offer.model,
-        endpoint=admission.endpoint.name,
-        price_id=admission.price.id,
-        admitted_at_us=admission.admitted_at_us,
-        month=admission.month,
-        status=0,
-        attempts=0,
-        reported=None,
-        hold_nano=admission.worst_nano,
-        rates=admission.offer.rates,
+def _placed(admission: Admission, decision_id: UUID) -> Admitted:
+    """The admission as it is held and written down."""
+    key, offer = admission.key, admission.offer
+    return Admitted(
+        decision_id,
+        key.id,
+        key.owner,
+        offer.model,
+        admission.endpoint.name,
+        admission.price.id,
+        admission.admitted_at_us,
+        admission.month,
+        admission.worst_nano,
+        offer.rates,
     )
-
-
-def _admitted(admission: Admission, entry: Entry) -> CheckResponse:
-    response = CheckResponse()
-    response.ok_response.headers_to_remove.append("authorization")
-    _tell_left(response, admission.left_nano)
-    response.dynamic_metadata.update(settlement_facts(entry, admission.price.prices) | _data_plane_orders(admission))
-    return response
-
-
-def _data_plane_orders(admission: Admission) -> dict[str, str | float | bool]:
-    """What request.lua does with the request; it knows no paths and no models of its own."""
-    offer, endpoint = admission.offer, admission.endpoint
-    asks = admission.stream and endpoint.stream_options
-    orders: dict[str, str | float | bool] = {
-        "pool": offer.pool,
-        "retries": offer.retries,
-        "body": endpoint.body.value,
-        "include_usage": asks,
-        "strip_usage": asks and not admission.wants_usage,
-        "running_usage": asks and offer.running_usage and not admission.many_answers,
-        "no_running_usage": asks and admission.many_answers,
-        "store_false": endpoint.stores,
-    }
-    if offer.upstream_model is not None:
-        orders["upstream_model"] = offer.upstream_model
-    return orders

@@ -30,6 +30,9 @@ USAGE = "kt.usage"
 SCRIPT = "kt.lua"
 """The metadata namespace in which request.lua counts a stream."""
 
+UNBOUNDED = "unbounded"
+"""What stands for the amount of a hold that can't be bounded."""
+
 _DOWNSTREAM_END = 6  # envoy.data.accesslog.v3.AccessLogType
 
 
@@ -44,20 +47,21 @@ class Gone:
     request_id: str
 
 
-def settlement_facts(entry: Entry, prices: Prices) -> dict[str, str | float | bool]:
-    """Return what a log entry must carry back, as Check's metadata. Large numbers are text: Envoy's are doubles."""
+def shared_facts(
+    *, model: str, endpoint: str, price_id: str, prices: Prices, month: str, rates: Rates
+) -> dict[str, str | float | bool]:
+    """Return what a log entry must carry back of those facts that many requests share, as Check's metadata.
+
+    The others are the decision's id, the key's and its owner, the admission's instant and the hold. Large numbers are
+    text: Envoy's are doubles.
+    """
     return {
-        "decision_id": str(entry.decision_id),
-        "key_id": entry.key_id,
-        "owner": entry.owner,
-        "model": entry.model,
-        "endpoint": entry.endpoint,
-        "price_id": entry.price_id,
+        "model": model,
+        "endpoint": endpoint,
+        "price_id": price_id,
         "prices": prices.as_text,
-        "admitted_at_us": str(entry.admitted_at_us),
-        "month": entry.month,
-        "hold_nano": _UNBOUNDED if entry.hold_nano is None else str(entry.hold_nano),
-        "rates": f"{entry.rates.input_byte} {entry.rates.output_byte} {entry.rates.event}",
+        "month": month,
+        "rates": f"{rates.input_byte} {rates.output_byte} {rates.event}",
     }
 
 
@@ -115,7 +119,6 @@ def _unreadable() -> Iterator[None]:
         raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
 
 
-_UNBOUNDED = "unbounded"
 _MAX_REQUEST_ID = 64
 _WHOLE = re.compile(r"\d{1,19}", re.ASCII)
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
@@ -148,7 +151,7 @@ def _entry(
         request_bytes=_count(request_bytes),
         answer_bytes=_count(answer_bytes),
         events=_events(script),
-        hold_nano=None if hold == _UNBOUNDED else _whole(hold),
+        hold_nano=None if hold == UNBOUNDED else _whole(hold),
         rates=_rates(_text(check, "rates")),
     )
 
