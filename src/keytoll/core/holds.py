@@ -52,11 +52,20 @@ class KeyHolds(NamedTuple):
 
     def plus(self, month: str, worst_nano: int | None) -> "KeyHolds":
         """Return these holds with one more."""
-        return self._with(month, self._of(month).plus(worst_nano), self.in_all.plus(worst_nano))
+        in_all = self.in_all.plus(worst_nano)
+        if not self.by_month or self._is_all_of(month):
+            return KeyHolds(in_all, ((month, in_all),))
+        return self._with(month, self._of(month).plus(worst_nano), in_all)
 
     def minus(self, month: str, worst_nano: int | None) -> "KeyHolds":
         """Return these holds without one that is among them."""
-        return self._with(month, self._of(month).minus(worst_nano), self.in_all.minus(worst_nano))
+        in_all = self.in_all.minus(worst_nano)
+        if self._is_all_of(month):
+            return KeyHolds(in_all, ((month, in_all),) if in_all.count else ())
+        return self._with(month, self._of(month).minus(worst_nano), in_all)
+
+    def _is_all_of(self, month: str) -> bool:
+        return len(self.by_month) == 1 and self.by_month[0][0] == month
 
     def _of(self, month: str) -> Held:
         for name, held in self.by_month:

@@ -45,12 +45,14 @@ class Admitted:
 
     def answer(self, admission: Admission, decision_id: UUID) -> bytes:
         """Return the answer to one request."""
-        own = (
-            _text("decision_id", str(decision_id))
-            + _text("admitted_at_us", str(admission.admitted_at_us))
-            + _text("hold_nano", UNBOUNDED if admission.worst_nano is None else str(admission.worst_nano))
-            + _text("key_id", admission.key.id)
-            + _text("owner", admission.key.owner)
+        own = b"".join(
+            (
+                *_text(_DECISION_ID, str(decision_id)),
+                *_text(_ADMITTED_AT_US, str(admission.admitted_at_us)),
+                *_text(_HOLD_NANO, UNBOUNDED if admission.worst_nano is None else str(admission.worst_nano)),
+                *_text(_KEY_ID, admission.key.id),
+                *_text(_OWNER, admission.key.owner),
+            )
         )
         left = b"" if admission.left_nano is None else _left(admission.left_nano)
         return self._of_all(admission) + left + _field(_DYNAMIC_METADATA, own)
@@ -163,16 +165,33 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _text(name: str, value: str) -> bytes:
-    """Return a member of the metadata, a google.protobuf.Struct, whose value is text."""
+_MOST_BYTES = 256
+"""More than any of the texts that are told has."""
+
+
+def _heads(name: str) -> list[bytes]:
+    """Return what stands before a text of each length: all lengths around it are known by that.
+
+    It is a member of the metadata, a google.protobuf.Struct, whose value is text.
+    """
+    return [
+        _head(lambda text: _field(1, _field(1, name.encode()) + _field(2, _field(3, text))), length)
+        for length in range(_MOST_BYTES)
+    ]
+
+
+def _head(encode: Callable[[bytes], bytes], length: int, *, behind: bytes = b"") -> bytes:
+    """Return what `encode` puts before a content of this length."""
+    return encode(bytes(length))[: -(length + len(behind)) or None]
+
+
+_DECISION_ID, _ADMITTED_AT_US, _HOLD_NANO = _heads("decision_id"), _heads("admitted_at_us"), _heads("hold_nano")
+_KEY_ID, _OWNER = _heads("key_id"), _heads("owner")
+
+
+def _text(heads: list[bytes], value: str) -> tuple[bytes, bytes]:
     encoded = value.encode()
-    return _text_head(name, len(encoded)) + encoded
-
-
-@lru_cache(maxsize=1024)
-def _text_head(name: str, length: int) -> bytes:
-    """Return what stands before a text of this length: all lengths around it are known by that."""
-    return _head(lambda text: _field(1, _field(1, name.encode()) + _field(2, _field(3, text))), length)
+    return heads[len(encoded)], encoded
 
 
 def _left(left_nano: int) -> bytes:
@@ -192,8 +211,3 @@ def _left_head(length: int) -> bytes:
 
 
 _APPEND_ACTION = bytes([3 << 3, HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD])
-
-
-def _head(encode: Callable[[bytes], bytes], length: int, *, behind: bytes = b"") -> bytes:
-    """Return what `encode` puts before a content of this length."""
-    return encode(bytes(length))[: -(length + len(behind)) or None]

@@ -10,7 +10,9 @@ body before Envoy buffers it, and returns no metadata. `full` decides.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -41,7 +43,7 @@ from keytoll.core.ids import uuid7
 from keytoll.core.ledger import Admitted
 from keytoll.core.secrets import KEY_PREFIX, digest_of, is_well_formed
 from keytoll.envoy import answers
-from keytoll.envoy.messages.check_pb2 import AttributeContext, CheckRequest
+from keytoll.envoy.messages.check_pb2 import Asked, AttributeContext, Metadata
 from keytoll.metrics import Metrics
 from keytoll.store.base import StoredKey, StoreUnavailable
 
@@ -122,8 +124,9 @@ class CheckHandler:
     def __call__(self, message: bytes) -> bytes | Awaitable[bytes]:
         """Answer the Check in `message`."""
         started_s = time.perf_counter()
-        attributes = CheckRequest.FromString(message).attributes
-        headers = attributes.request.http.headers
+        attributes = Asked.FromString(message).attributes
+        http = attributes.request.http
+        headers = http.headers
         secret = _bearer(headers.get("authorization", ""))
         if secret is None:
             return self._refuse_malformed(attributes, started_s)
@@ -132,8 +135,8 @@ class CheckHandler:
         # Only here is the secret's form looked at: a key that is known has it.
         if stored is MISS and not is_well_formed(KEY_PREFIX, secret):
             return self._refuse_malformed(attributes, started_s)
-        request_id = headers.get("x-request-id", "")
-        asked = _Asked(_kind(attributes), started_s, digest, request_id, _request(attributes))
+        kind, request = _kind(attributes), _request(attributes, http.method, http.path, headers)
+        asked = _Asked(kind, started_s, digest, headers.get("x-request-id", ""), request)
         if stored is MISS:
             self._metrics.checks.misses += 1
             return self._after_load(asked)
@@ -227,7 +230,7 @@ class CheckHandler:
         answer = self._admitted.answer(admission, decision_id)
         return self._finish(asked.kind, asked.started_s, answer, Reason.ALLOWED)
 
-    def _refuse_malformed(self, attributes: AttributeContext, started_s: float) -> bytes:
+    def _refuse_malformed(self, attributes: Asked.Attributes, started_s: float) -> bytes:
         answer = answers.denied(MALFORMED_KEY)
         return self._finish(_kind(attributes), started_s, answer, MALFORMED_KEY.reason)
 
@@ -253,21 +256,28 @@ def _bearer(authorization: str) -> str | None:
     return match[1] if match else None
 
 
-def _kind(attributes: AttributeContext) -> str:
-    return "key" if attributes.context_extensions.get("kind") == "key" else "full"
+def _kind(attributes: Asked.Attributes) -> str:
+    return "key" if _KEY_KIND in attributes.context_extensions else "full"
 
 
-def _request(attributes: AttributeContext) -> Request:
-    http = attributes.request.http
-    headers = http.headers
+_KEY_KIND = AttributeContext(context_extensions={"kind": "key"}).SerializeToString()[2:]
+"""The entry, as it is encoded, by which envoy.yaml tells the headers-only Check."""
+
+
+def _request(attributes: Asked.Attributes, method: str, path: str, headers: Mapping[str, str]) -> Request:
     return Request(
-        http.method,
-        http.path.partition("?")[0],
+        method,
+        path.partition("?")[0],
         headers.get("content-type", ""),
         _declared_bytes(headers.get("content-length", "")),
-        _facts(attributes),
-        attributes.source.address.socket_address.address,
+        _facts(b"".join(attributes.metadata_context)),
+        _source(b"".join(attributes.source)),
     )
+
+
+@lru_cache(maxsize=4096)
+def _source(peer: bytes) -> str:
+    return AttributeContext.Peer.FromString(peer).address.socket_address.address
 
 
 def _declared_bytes(length: str) -> int | None:
@@ -280,18 +290,31 @@ _LENGTH_DIGITS = 19
 """More are cut off: the number is far too large as it is, and Python refuses to read thousands of them."""
 
 
-def _facts(attributes: AttributeContext) -> dict[str, Scalar]:
-    metadata = attributes.metadata_context.filter_metadata
+def _facts(metadata_context: bytes) -> Mapping[str, Scalar]:
+    """Return the leaves of the body. Most requests have the same few: these are remembered as they were encoded."""
+    remembered = len(metadata_context) <= _MOST_REMEMBERED_BYTES
+    return (_remembered_facts if remembered else _decoded_facts)(metadata_context)
+
+
+_MOST_REMEMBERED_BYTES = 512
+"""Callers choose what is remembered, so that each must be small."""
+
+
+def _decoded_facts(metadata_context: bytes) -> Mapping[str, Scalar]:
+    metadata = Metadata.FromString(metadata_context).filter_metadata
     if FACTS not in metadata:
-        return {}
-    values = {}
+        return MappingProxyType({})
+    values: dict[str, Scalar] = {}
     for name, value in metadata[FACTS].fields.items():
         kind = value.WhichOneof("kind")
         if kind in ("string_value", "number_value", "bool_value"):
             values[name] = getattr(value, kind)
         elif kind is not None and kind != "null_value":
             values[name] = ""  # present, and nothing that a rule accepts
-    return values
+    return MappingProxyType(values)
+
+
+_remembered_facts = lru_cache(maxsize=4096)(_decoded_facts)
 
 
 def _placed(admission: Admission, decision_id: UUID) -> Admitted:

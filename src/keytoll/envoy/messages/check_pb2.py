@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"keytoll/envoy/messages/check.proto\x12\x16keytoll.envoy.messages\x1a\x1cgoogle/protobuf/struct.proto\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"H\n\x07\x41\x64\x64ress\x12=\n\x0esocket_address\x18\x01 \x01(\x0b\x32%.keytoll.envoy.messages.SocketAddress\"\xa9\x01\n\x08Metadata\x12M\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x34.keytoll.envoy.messages.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xa2\x05\n\x10\x41ttributeContext\x12=\n\x06source\x18\x01 \x01(\x0b\x32-.keytoll.envoy.messages.AttributeContext.Peer\x12\x41\n\x07request\x18\x04 \x01(\x0b\x32\x30.keytoll.envoy.messages.AttributeContext.Request\x12[\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32?.keytoll.envoy.messages.AttributeContext.ContextExtensionsEntry\x12:\n\x10metadata_context\x18\x0b \x01(\x0b\x32 .keytoll.envoy.messages.Metadata\x1a\x38\n\x04Peer\x12\x30\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1f.keytoll.envoy.messages.Address\x1a\xaf\x01\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\t\x12R\n\x07headers\x18\x03 \x03(\x0b\x32\x41.keytoll.envoy.messages.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aM\n\x07Request\x12\x42\n\x04http\x18\x02 \x01(\x0b\x32\x34.keytoll.envoy.messages.AttributeContext.HttpRequest\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x0c\x43heckRequest\x12<\n\nattributes\x18\x01 \x01(\x0b\x32(.keytoll.envoy.messages.AttributeContext\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xf7\x01\n\x11HeaderValueOption\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32#.keytoll.envoy.messages.HeaderValue\x12M\n\rappend_action\x18\x03 \x01(\x0e\x32\x36.keytoll.envoy.messages.HeaderValueOption.AppendAction\"^\n\x0c\x41ppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x92\x01\n\x12\x44\x65niedHttpResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".keytoll.envoy.messages.HttpStatus\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xb3\x01\n\x0eOkHttpResponse\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12J\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\"\x89\x02\n\rCheckResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.keytoll.envoy.messages.Status\x12\x45\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32*.keytoll.envoy.messages.DeniedHttpResponseH\x00\x12=\n\x0bok_response\x18\x03 \x01(\x0b\x32&.keytoll.envoy.messages.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"keytoll/envoy/messages/check.proto\x12\x16keytoll.envoy.messages\x1a\x1cgoogle/protobuf/struct.proto\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"H\n\x07\x41\x64\x64ress\x12=\n\x0esocket_address\x18\x01 \x01(\x0b\x32%.keytoll.envoy.messages.SocketAddress\"\xa9\x01\n\x08Metadata\x12M\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x34.keytoll.envoy.messages.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xa2\x05\n\x10\x41ttributeContext\x12=\n\x06source\x18\x01 \x01(\x0b\x32-.keytoll.envoy.messages.AttributeContext.Peer\x12\x41\n\x07request\x18\x04 \x01(\x0b\x32\x30.keytoll.envoy.messages.AttributeContext.Request\x12[\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32?.keytoll.envoy.messages.AttributeContext.ContextExtensionsEntry\x12:\n\x10metadata_context\x18\x0b \x01(\x0b\x32 .keytoll.envoy.messages.Metadata\x1a\x38\n\x04Peer\x12\x30\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1f.keytoll.envoy.messages.Address\x1a\xaf\x01\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\t\x12R\n\x07headers\x18\x03 \x03(\x0b\x32\x41.keytoll.envoy.messages.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aM\n\x07Request\x12\x42\n\x04http\x18\x02 \x01(\x0b\x32\x34.keytoll.envoy.messages.AttributeContext.HttpRequest\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x0c\x43heckRequest\x12<\n\nattributes\x18\x01 \x01(\x0b\x32(.keytoll.envoy.messages.AttributeContext\"\xa8\x03\n\x05\x41sked\x12<\n\nattributes\x18\x01 \x01(\x0b\x32(.keytoll.envoy.messages.Asked.Attributes\x1a\x96\x01\n\x04Http\x12\x0e\n\x06method\x18\x02 \x01(\t\x12@\n\x07headers\x18\x03 \x03(\x0b\x32/.keytoll.envoy.messages.Asked.Http.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a;\n\x07Request\x12\x30\n\x04http\x18\x02 \x01(\x0b\x32\".keytoll.envoy.messages.Asked.Http\x1a\x8a\x01\n\nAttributes\x12\x0e\n\x06source\x18\x01 \x03(\x0c\x12\x36\n\x07request\x18\x04 \x01(\x0b\x32%.keytoll.envoy.messages.Asked.Request\x12\x1a\n\x12\x63ontext_extensions\x18\n \x03(\x0c\x12\x18\n\x10metadata_context\x18\x0b \x03(\x0c\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xf7\x01\n\x11HeaderValueOption\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32#.keytoll.envoy.messages.HeaderValue\x12M\n\rappend_action\x18\x03 \x01(\x0e\x32\x36.keytoll.envoy.messages.HeaderValueOption.AppendAction\"^\n\x0c\x41ppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x92\x01\n\x12\x44\x65niedHttpResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".keytoll.envoy.messages.HttpStatus\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xb3\x01\n\x0eOkHttpResponse\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12J\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32).keytoll.envoy.messages.HeaderValueOption\"\x89\x02\n\rCheckResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.keytoll.envoy.messages.Status\x12\x45\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32*.keytoll.envoy.messages.DeniedHttpResponseH\x00\x12=\n\x0bok_response\x18\x03 \x01(\x0b\x32&.keytoll.envoy.messages.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._loaded_options = None
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_ASKED_HTTP_HEADERSENTRY']._loaded_options = None
+  _globals['_ASKED_HTTP_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_SOCKETADDRESS']._serialized_start=92
   _globals['_SOCKETADDRESS']._serialized_end=124
   _globals['_ADDRESS']._serialized_start=126
@@ -60,20 +62,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=1047
   _globals['_CHECKREQUEST']._serialized_start=1049
   _globals['_CHECKREQUEST']._serialized_end=1125
-  _globals['_STATUS']._serialized_start=1127
-  _globals['_STATUS']._serialized_end=1149
-  _globals['_HEADERVALUE']._serialized_start=1151
-  _globals['_HEADERVALUE']._serialized_end=1192
-  _globals['_HEADERVALUEOPTION']._serialized_start=1195
-  _globals['_HEADERVALUEOPTION']._serialized_end=1442
-  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_start=1348
-  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_end=1442
-  _globals['_HTTPSTATUS']._serialized_start=1444
-  _globals['_HTTPSTATUS']._serialized_end=1470
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1473
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1619
-  _globals['_OKHTTPRESPONSE']._serialized_start=1622
-  _globals['_OKHTTPRESPONSE']._serialized_end=1801
-  _globals['_CHECKRESPONSE']._serialized_start=1804
-  _globals['_CHECKRESPONSE']._serialized_end=2069
+  _globals['_ASKED']._serialized_start=1128
+  _globals['_ASKED']._serialized_end=1552
+  _globals['_ASKED_HTTP']._serialized_start=1200
+  _globals['_ASKED_HTTP']._serialized_end=1350
+  _globals['_ASKED_HTTP_HEADERSENTRY']._serialized_start=864
+  _globals['_ASKED_HTTP_HEADERSENTRY']._serialized_end=910
+  _globals['_ASKED_REQUEST']._serialized_start=1352
+  _globals['_ASKED_REQUEST']._serialized_end=1411
+  _globals['_ASKED_ATTRIBUTES']._serialized_start=1414
+  _globals['_ASKED_ATTRIBUTES']._serialized_end=1552
+  _globals['_STATUS']._serialized_start=1554
+  _globals['_STATUS']._serialized_end=1576
+  _globals['_HEADERVALUE']._serialized_start=1578
+  _globals['_HEADERVALUE']._serialized_end=1619
+  _globals['_HEADERVALUEOPTION']._serialized_start=1622
+  _globals['_HEADERVALUEOPTION']._serialized_end=1869
+  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_start=1775
+  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_end=1869
+  _globals['_HTTPSTATUS']._serialized_start=1871
+  _globals['_HTTPSTATUS']._serialized_end=1897
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1900
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=2046
+  _globals['_OKHTTPRESPONSE']._serialized_start=2049
+  _globals['_OKHTTPRESPONSE']._serialized_end=2228
+  _globals['_CHECKRESPONSE']._serialized_start=2231
+  _globals['_CHECKRESPONSE']._serialized_end=2496
 # @@protoc_insertion_point(module_scope)

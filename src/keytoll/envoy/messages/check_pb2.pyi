@@ -84,6 +84,44 @@ class CheckRequest(_message.Message):
     attributes: AttributeContext
     def __init__(self, attributes: _Optional[_Union[AttributeContext, _Mapping]] = ...) -> None: ...
 
+class Asked(_message.Message):
+    __slots__ = ("attributes",)
+    class Http(_message.Message):
+        __slots__ = ("method", "headers", "path")
+        class HeadersEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: str
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+        METHOD_FIELD_NUMBER: _ClassVar[int]
+        HEADERS_FIELD_NUMBER: _ClassVar[int]
+        PATH_FIELD_NUMBER: _ClassVar[int]
+        method: str
+        headers: _containers.ScalarMap[str, str]
+        path: str
+        def __init__(self, method: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ..., path: _Optional[str] = ...) -> None: ...
+    class Request(_message.Message):
+        __slots__ = ("http",)
+        HTTP_FIELD_NUMBER: _ClassVar[int]
+        http: Asked.Http
+        def __init__(self, http: _Optional[_Union[Asked.Http, _Mapping]] = ...) -> None: ...
+    class Attributes(_message.Message):
+        __slots__ = ("source", "request", "context_extensions", "metadata_context")
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_FIELD_NUMBER: _ClassVar[int]
+        CONTEXT_EXTENSIONS_FIELD_NUMBER: _ClassVar[int]
+        METADATA_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+        source: _containers.RepeatedScalarFieldContainer[bytes]
+        request: Asked.Request
+        context_extensions: _containers.RepeatedScalarFieldContainer[bytes]
+        metadata_context: _containers.RepeatedScalarFieldContainer[bytes]
+        def __init__(self, source: _Optional[_Iterable[bytes]] = ..., request: _Optional[_Union[Asked.Request, _Mapping]] = ..., context_extensions: _Optional[_Iterable[bytes]] = ..., metadata_context: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    attributes: Asked.Attributes
+    def __init__(self, attributes: _Optional[_Union[Asked.Attributes, _Mapping]] = ...) -> None: ...
+
 class Status(_message.Message):
     __slots__ = ("code",)
     CODE_FIELD_NUMBER: _ClassVar[int]
