@@ -10,8 +10,8 @@ from keytoll.store.sqlite import SqliteStore
 NOW_US = 1_790_000_000_000_000
 _COUNT = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)\n"
 _KEYS = """
-INSERT INTO keys (id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
-SELECT printf('key_%032x', i), printf('users/u%d', i / 100), printf('key %d', i), randomblob(32), '0000', 'monthly',
+INSERT INTO keys (id, owner, name, folded_name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
+SELECT printf('key_%032x', i), printf('users/u%d', i / 100), printf('key %d', i), printf('key %d', i), randomblob(32), '0000', 'monthly',
        9000000000000000000, 4000000000000000, :now_us
 FROM n
 """

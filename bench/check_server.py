@@ -25,6 +25,7 @@ from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.server import EnvoyServer
+from keytoll.envoy.transport.server import Ngh2Server
 from keytoll.metrics import Metrics
 from keytoll.store.sqlite import SqliteStore
 
@@ -44,7 +45,7 @@ _OFFER = Offer(
 _HOLD_S = 1.0
 
 
-async def serve(_transport: str, socket: Path, store_path: Path, admissions: Path) -> None:
+async def serve(transport: str, socket: Path, store_path: Path, admissions: Path) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -63,7 +64,11 @@ async def serve(_transport: str, socket: Path, store_path: Path, admissions: Pat
         random=os.urandom,
         metrics=metrics,
     )
-    server = EnvoyServer(socket, check=check, void=check.void, als=None)
+    server: Ngh2Server | EnvoyServer = (
+        Ngh2Server(socket, check=check, void=check.void)
+        if transport == "ngh2"
+        else EnvoyServer(socket, check=check, void=check.void, als=None)
+    )
     await server.start()
     while not stop.is_set():
         with suppress(TimeoutError):
