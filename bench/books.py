@@ -8,6 +8,7 @@ from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from keytoll.store.sqlite import SqliteStore
 
 NOW_US = 1_790_000_000_000_000
+KEYS_OF_AN_OWNER = 100
 _COUNT = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)\n"
 _KEYS = """
 INSERT INTO keys (id, owner, name, folded_name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us)
@@ -17,19 +18,24 @@ FROM n
 """
 _CHARGES = """
 INSERT INTO charges (
-    id, kind, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
+    id, kind, day, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
     request_bytes, answer_bytes, input_byte_millitokens, output_byte_millitokens, event_millitokens, output_told,
     measured, amount_nano, settled_at_us, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
     audio_input_tokens, audio_output_tokens, reasoning_tokens, input_price_nano, cached_input_price_nano,
     cache_write_price_nano, output_price_nano, audio_input_price_nano, audio_output_price_nano, request_price_nano,
     fingerprint
 )
-SELECT printf('chg_%032x', i), 'charge', printf('%08x-0000-7000-8000-%012x', i / 1000, i), printf('key_%032x', i % :keys),
+SELECT printf('chg_%032x', i), 'charge', '2026-09-21', printf('%08x-0000-7000-8000-%012x', i / 1000, i), printf('key_%032x', i % :keys),
        printf('users/u%d', i % :keys / 100), 'bench', 'chat/completions', 'price_0', :now_us + i, '2026-09', 200, 1,
        400, 300, 250, 250, 1000, 1, 'reported', 1000, :now_us + i, 40, 0, 0, 24, 0, 0, 0, 1000000000, 1000000000,
        1000000000, 7000000000, 1000000000, 7000000000, 0, randomblob(32)
 FROM n
 """
+
+
+def key_id(number: int) -> str:
+    """Return the id of a key."""
+    return f"key_{number:032x}"
 
 
 def secret_of(number: int) -> str:
@@ -44,8 +50,8 @@ async def fill(path: Path, *, keys: int, known: int, charges: int = 0) -> None:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(_COUNT + _KEYS, {"first": 0, "last": keys - 1, "now_us": NOW_US})
         connection.executemany(
-            "UPDATE keys SET digest = ? WHERE id = printf('key_%032x', ?)",
-            ((digest_of(secret_of(number)), number * (keys // known)) for number in range(known)),
+            "UPDATE keys SET digest = ? WHERE id = ?",
+            ((digest_of(secret_of(number)), key_id(number * (keys // known))) for number in range(known)),
         )
         if charges:
             connection.execute(_COUNT + _CHARGES, {"first": 0, "last": charges - 1, "keys": keys, "now_us": NOW_US})

@@ -32,7 +32,7 @@ from keytoll.store.sqlite import SqliteStore
 _PRICES = Prices(
     input=10**9, output=7 * 10**9, cached_input=10**9, cache_write=10**9, audio_input=10**9, audio_output=10**9
 )
-_OFFER = Offer(
+OFFER = Offer(
     model=MODEL,
     pool=f"model/{MODEL}",
     prices=(PriceVersion(0, _PRICES, _PRICES.id),),
@@ -42,6 +42,8 @@ _OFFER = Offer(
     context_length=100_000,
     maximum_output=8192,
 )
+"""The one model on offer."""
+
 _HOLD_S = 1.0
 
 
@@ -54,7 +56,7 @@ async def serve(transport: str, socket: Path, store_path: Path, admissions: Path
     admissions.mkdir(exist_ok=True)
     book = HoldBook(AdmissionsFile(admissions), monotonic=time.monotonic, on_end=bodies.end)
     await book.restore(store)
-    rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {MODEL: _OFFER})
+    rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {MODEL: OFFER})
     check = CheckHandler(
         KeyCache(store),
         book=book,
@@ -72,7 +74,7 @@ async def serve(transport: str, socket: Path, store_path: Path, admissions: Path
     await server.start()
     while not stop.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 0.1)
+            await asyncio.wait_for(stop.wait(), _HOLD_S / 2)
         book.end([entry.decision_id for entry in book.older_than(_HOLD_S)])
     await server.stop(grace_s=0.0)
     await store.close()

@@ -1,7 +1,8 @@
 """What Prometheus scrapes. Every label has a bounded set of values: no key, owner, path or free text is one."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import accumulate
 
@@ -11,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from keytoll import __version__
 from keytoll.core.decision import Reason
-from keytoll.core.ledger import Charge
+from keytoll.core.ledger import Charge, Measured
 from keytoll.core.money import NANO
-from keytoll.core.pricing import Usage
+from keytoll.core.pricing import Usage, tokens_of
 
 _CHECK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 _API_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10)
@@ -177,13 +178,19 @@ class Metrics:
 
     def count_charges(self, charges: Iterable[Charge]) -> None:
         """Count charges that were posted."""
+        alike: defaultdict[tuple[str, Measured], list[Charge]] = defaultdict(list)
         for charge in charges:
-            model = self._model_label(charge.entry.model)
-            self.requests.labels(model, charge.measured.value).inc()
-            self.amount.labels(model).inc(charge.amount_nano / NANO)
-            for name in _TOKEN_CLASSES:
-                if count := getattr(charge.usage, name):
-                    self.tokens.labels(model, name).inc(count)
+            alike[self._model_label(charge.entry.model), charge.measured].append(charge)
+        for (model, measured), some in alike.items():
+            self._count_alike(model, measured, some)
+
+    def _count_alike(self, model: str, measured: Measured, charges: Sequence[Charge]) -> None:
+        self.requests.labels(model, measured.value).inc(len(charges))
+        self.amount.labels(model).inc(sum(charge.amount_nano for charge in charges) / NANO)
+        tokens = zip(*(tokens_of(charge.usage) for charge in charges), strict=True)
+        for name, counts in zip(_TOKEN_CLASSES, tokens, strict=True):
+            if count := sum(counts):
+                self.tokens.labels(model, name).inc(count)
 
     def count_api_request(self, operation: str, status: int, took_s: float) -> None:
         """Count a request of the console (`none`) or of an operation of the API."""

@@ -8,14 +8,16 @@ meanwhile.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
 from keytoll.core.endpoints import BY_NAME, Endpoint
-from keytoll.core.pricing import Prices, Usage, cost_nano
+from keytoll.core.pricing import Prices, Usage, cost_nano, tokens_of
 from keytoll.core.rates import Rates
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Measured(StrEnum):
@@ -88,14 +90,14 @@ class Entry:
             self.month,
             self.status,
             self.attempts,
-            None if told is None else (*astuple(told.usage), told.output_told),
+            None if told is None else (*tokens_of(told.usage), told.output_told),
             self.request_bytes,
             self.answer_bytes,
             self.events,
             self.hold_nano,
             (self.rates.input_byte, self.rates.output_byte, self.rates.event),
         )
-        return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).digest()
+        return hashlib.sha256(_to_json(facts).encode()).digest()
 
 
 class Admitted(NamedTuple):

@@ -61,6 +61,7 @@ class Calendar:
     def __init__(self, zone: ZoneInfo) -> None:
         self.zone = zone
         self._last = month_at(0, zone)
+        self._day_of_s, self._day = -1, ""
 
     def month(self, at_us: int) -> Month:
         """Return the month that holds the instant."""
@@ -71,4 +72,7 @@ class Calendar:
 
     def day(self, at_us: int) -> str:
         """Return the day of the zone that holds the instant, as `YYYY-MM-DD`."""
-        return to_datetime(at_us).astimezone(self.zone).date().isoformat()
+        at_s = at_us // 1_000_000
+        if at_s != self._day_of_s:  # zones change by whole seconds, and requests of one second are many
+            self._day_of_s, self._day = at_s, to_datetime(at_us).astimezone(self.zone).date().isoformat()
+        return self._day

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from keytoll.core.money import MAX_LIMIT_NANO
 
@@ -21,6 +22,10 @@ class Usage:
     audio_input: int = 0
     audio_output: int = 0
     reasoning: int = 0
+
+
+tokens_of = attrgetter(*(f.name for f in fields(Usage)))
+"""Returns the counts of a usage, in the order of its fields."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 The sums are kept as charges are posted, so that reading them never takes going through the charges.
 """
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import add, attrgetter
+from operator import add
 
-from keytoll.core.pricing import Usage
+from keytoll.core.ledger import Charge
+from keytoll.core.pricing import Usage, tokens_of
 
 
 class Group(StrEnum):
@@ -29,11 +31,14 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         """Return both together."""
-        tokens = Usage(*map(add, _counts(self.tokens), _counts(other.tokens)))
+        tokens = Usage(*map(add, tokens_of(self.tokens), tokens_of(other.tokens)))
         return Sums(self.requests + other.requests, tokens, self.amount_nano + other.amount_nano)
 
-
-_counts = attrgetter(*(count.name for count in fields(Usage)))
+    @classmethod
+    def of(cls, charges: Collection[Charge]) -> "Sums":
+        """Return the sums of charges, at least one."""
+        tokens = map(sum, zip(*(tokens_of(charge.usage) for charge in charges), strict=True))
+        return cls(len(charges), Usage(*tokens), sum(charge.amount_nano for charge in charges))
 
 
 @dataclass(frozen=True, slots=True)

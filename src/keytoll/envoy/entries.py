@@ -5,8 +5,7 @@ Both sources give the same entry for the same request, so that either, or both, 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -67,7 +66,7 @@ def shared_facts(
 
 def from_journal(line: bytes) -> Logged | Gone | None:
     """Return what one line of the journal tells; None if its request isn't over yet, or has no id. Raises UnreadableEntry."""
-    with _unreadable():
+    try:
         record = json.loads(line)
         if record["type"] != "DownstreamEnd":
             return None
@@ -86,6 +85,8 @@ def from_journal(line: bytes) -> Logged | Gone | None:
             ),
             ended_at_us=_seconds_to_us(record["start"]) + _count(record["ms"]) * 1000,
         )
+    except _MISTAKES as error:
+        raise _unreadable(error) from error
 
 
 def from_als(message: HttpAccessLogEntry) -> Logged | None:
@@ -94,7 +95,7 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
     metadata = common.metadata.filter_metadata
     if common.access_log_type not in (0, _DOWNSTREAM_END) or CHECK not in metadata:
         return None
-    with _unreadable():
+    try:
         check = MessageToDict(metadata[CHECK])
         return Logged(
             prices=_prices(check),
@@ -109,14 +110,15 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
             ),
             ended_at_us=common.start_time.ToMicroseconds() + common.time_to_last_downstream_tx_byte.ToMicroseconds(),
         )
+    except _MISTAKES as error:
+        raise _unreadable(error) from error
 
 
-@contextmanager
-def _unreadable() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
+_MISTAKES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+
+
+def _unreadable(error: Exception) -> UnreadableEntry:
+    return UnreadableEntry(f"{type(error).__name__}: {error}")
 
 
 _MAX_REQUEST_ID = 64
@@ -174,6 +176,7 @@ def _named_prices(text: str) -> tuple[Prices, str]:
     return prices, prices.id
 
 
+@lru_cache(maxsize=1024)
 def _rates(text: str) -> Rates:
     input_byte, output_byte, event = map(_whole, text.split(" "))
     rates = Rates(input_byte, output_byte, event)
@@ -190,7 +193,7 @@ def _events(script: Any) -> int | None:
 
 def _text(check: Mapping[str, Any], name: str) -> str:
     """Return a text as Check writes them. What no store can keep would hold up all entries that follow it."""
-    value = check[name]
+    value: str = check[name]
     if not isinstance(value, str):
         raise TypeError(f"{name} is not text")
     if not value or not value.isprintable():  # a lone surrogate is none either

@@ -148,12 +148,11 @@ async def _add_to_usage(connection: aiosqlite.Connection, charges: Iterable[Char
 
 
 def _sum_by_group(charges: Iterable[Charge]) -> Mapping[_Group, Sums]:
-    added: dict[_Group, Sums] = {}
+    groups: defaultdict[_Group, list[Charge]] = defaultdict(list)
     for charge in charges:
         entry = charge.entry
-        group = (entry.owner, charge.day, entry.key_id, entry.model)
-        added[group] = added.get(group, Sums()) + Sums(1, charge.usage, charge.amount_nano)
-    return added
+        groups[entry.owner, charge.day, entry.key_id, entry.model].append(charge)
+    return {group: Sums.of(charges) for group, charges in groups.items()}
 
 
 def _totals_of_keys(charges: Iterable[Charge], spent_nano: Mapping[_Account, int]) -> Mapping[str, Totals]:
