@@ -253,11 +253,11 @@ def usage_from(leaves: Mapping[str, object]) -> Reported | None:
     `total_tokens` counts only where nothing else does, as rerankers report it.
     """
     tokens = {name: int(value) for name, value in leaves.items() if name in _USAGE_LEAVES and _is_count(value)}  # type: ignore[call-overload]
-    if not tokens.keys() & _SUMS:
+    if _SUMS.isdisjoint(tokens):
         if "total_tokens" not in tokens:
             return None
         tokens["prompt_tokens"] = tokens["total_tokens"]
-    return Reported(_normalised(tokens), output_told=bool(tokens.keys() & _OUTPUT_SUMS))
+    return Reported(_normalised(tokens), output_told=not _OUTPUT_SUMS.isdisjoint(tokens))
 
 
 _OUTPUT_SUMS = {"completion_tokens", "output_tokens"}
@@ -272,11 +272,14 @@ _USAGE_LEAVES = _SUMS | {
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
 }
+_OPENAI = {"prompt_tokens", "cached_tokens", "cache_write_tokens"}
 _MAX_COUNT = 2**40
 """Beyond any real request: a larger count is garbage, and would not be exact as a double for much longer."""
 
 
 def _is_count(value: object) -> bool:
+    if type(value) is int:  # nearly all of them; a bool is of another type
+        return 0 <= value <= _MAX_COUNT
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return whole and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT  # type: ignore[operator]
 
@@ -284,7 +287,7 @@ def _is_count(value: object) -> bool:
 def _normalised(tokens: Mapping[str, int]) -> Usage:
     written = tokens.get("cache_write_tokens", tokens.get("cache_creation_input_tokens", 0))
     read = tokens.get("cached_tokens", tokens.get("cache_read_input_tokens", 0))
-    outside = not tokens.keys() & {"prompt_tokens", "cached_tokens", "cache_write_tokens"}
+    outside = _OPENAI.isdisjoint(tokens)
     if outside:  # Anthropic's way, or no cache at all: what is read and written comes on top
         prompt = tokens.get("input_tokens", 0) + read + written
     else:

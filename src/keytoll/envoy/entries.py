@@ -5,9 +5,10 @@ Both sources give the same entry for the same request, so that either, or both, 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -122,6 +123,7 @@ def _unreadable(error: Exception) -> UnreadableEntry:
 
 
 _MAX_REQUEST_ID = 64
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _WHOLE = re.compile(r"\d{1,19}", re.ASCII)
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
 _MAX_RATE = 1_000_000
@@ -137,16 +139,16 @@ def _entry(
     request_bytes: Any,
     answer_bytes: Any,
 ) -> Entry:
-    hold = _text(check, "hold_nano")
+    decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, hold, rates = _texts(check)
     return Entry(
-        decision_id=_decision_id(_text(check, "decision_id")),
-        key_id=_text(check, "key_id"),
-        owner=_text(check, "owner"),
-        model=_text(check, "model"),
-        endpoint=_text(check, "endpoint"),
-        price_id=_text(check, "price_id"),
-        admitted_at_us=_whole(_text(check, "admitted_at_us")),
-        month=_month(_text(check, "month")),
+        decision_id=_decision_id(decision_id),
+        key_id=key_id,
+        owner=owner,
+        model=model,
+        endpoint=endpoint,
+        price_id=price_id,
+        admitted_at_us=_whole(admitted_at_us),
+        month=_month(month),
         status=_count(status),
         attempts=_count(attempts),
         reported=usage_from(usage) if usage is not None else None,
@@ -154,7 +156,7 @@ def _entry(
         answer_bytes=_count(answer_bytes),
         events=_events(script),
         hold_nano=None if hold == UNBOUNDED else _whole(hold),
-        rates=_rates(_text(check, "rates")),
+        rates=_rates(rates),
     )
 
 
@@ -191,6 +193,36 @@ def _events(script: Any) -> int | None:
     return None if stream is None else _count(stream["events"])
 
 
+_TEXTS = (
+    "decision_id",
+    "key_id",
+    "owner",
+    "model",
+    "endpoint",
+    "price_id",
+    "admitted_at_us",
+    "month",
+    "hold_nano",
+    "rates",
+)
+_taken = itemgetter(*_TEXTS)
+
+
+def _texts(check: Mapping[str, Any]) -> Sequence[str]:
+    """Return all texts of an entry. Together they are looked at in a fraction of the time; a fault is then named."""
+    texts: tuple[str, ...] = _taken(check)
+    if not all(texts) or not _is_printable(texts):
+        texts = tuple(_text(check, name) for name in _TEXTS)
+    return texts
+
+
+def _is_printable(texts: Iterable[Any]) -> bool:
+    try:
+        return "".join(texts).isprintable()
+    except TypeError:
+        return False
+
+
 def _text(check: Mapping[str, Any], name: str) -> str:
     """Return a text as Check writes them. What no store can keep would hold up all entries that follow it."""
     value: str = check[name]
@@ -202,12 +234,12 @@ def _text(check: Mapping[str, Any], name: str) -> str:
 
 
 def _decision_id(text: str) -> UUID:
-    decision_id = UUID(text)
-    if str(decision_id) != text:  # UUID() reads several spellings
+    if _UUID.fullmatch(text) is None:  # UUID() reads several spellings
         raise ValueError("decision_id is not as Check writes it")
-    return decision_id
+    return UUID(int=int(text.replace("-", ""), 16))
 
 
+@lru_cache(maxsize=64)
 def _month(text: str) -> str:
     if not is_month(text):
         raise ValueError("month is not one")
@@ -222,6 +254,8 @@ def _whole(text: str) -> int:
 
 def _count(value: Any) -> int:
     """Return a number of the log; Envoy writes null where it has none. Metadata has doubles only."""
+    if type(value) is int and 0 <= value < 2**53:  # nearly all of them
+        return value
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not 0 <= value < 2**53:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from keytoll.envoy.entries import Gone, UnreadableEntry, from_journal
-from keytoll.envoy.segments import JournalFile, confirmed, journal_files, whole_lines
+from keytoll.envoy.segments import CHUNK_BYTES, JournalFile, confirmed, journal_files, whole_lines
 from keytoll.metrics import Metrics
 from keytoll.settlement import Logged, Settlement
 from keytoll.store.base import LedgerStore, Position, Rejected, StoreUnavailable
@@ -51,6 +51,22 @@ class _Measured:
     files: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the bytes of a file from `start` to `end` tell."""
+
+    identity: str | None
+    start: int
+    end: int
+    logged: Sequence[Logged]
+    gone: Sequence[Gone]
+    rejected: Sequence[Rejected]
+
+    def follows(self, file: JournalFile, offset: int) -> bool:
+        """Whether it is what comes next in the file."""
+        return self.identity == file.identity and self.start == offset and self.end <= file.size_bytes
+
+
 class JournalFollower:
     """Reads the files of one journal and hands their entries to settlement. Several may share store and settlement."""
 
@@ -74,6 +90,7 @@ class JournalFollower:
         self._stored: dict[str, int] | None = None
         self._offsets: dict[str, int] = {}
         self._tails: dict[int, _Tail] = {}
+        self._ahead: _Read | None = None
         self.problem: str | None = None
         """Why the journal can't be read at the moment, if so."""
         self.read_past_us = 0
@@ -142,15 +159,26 @@ class JournalFollower:
         if file.identity is None or self._offsets[file.identity] >= file.size_bytes:
             return False
         offset = self._offsets[file.identity]
-        chunk = whole_lines(file, offset)
-        if not chunk:
+        ahead, self._ahead = self._ahead, None
+        read = ahead if ahead is not None and ahead.follows(file, offset) else await self._read(file, offset)
+        if read is None:
             return False
-        logged, gone, rejected = await self._parse(chunk)
-        self._settlement.void(item.request_id for item in gone)
-        position = Position(file.identity, offset + len(chunk))
-        await self._settlement.post(logged, rejected=rejected, positions=(position,))
+        self._settlement.void(item.request_id for item in read.gone)
+        position = Position(file.identity, read.end)
+        posting = self._settlement.post(read.logged, rejected=read.rejected, positions=(position,))
+        if file.size_bytes - read.end < CHUNK_BYTES:
+            await posting
+        else:  # much is left: read on while the store writes
+            _, self._ahead = await asyncio.gather(posting, self._read(file, read.end))
         self._offsets[file.identity] = position.offset
         return True
+
+    async def _read(self, file: JournalFile, offset: int) -> _Read | None:
+        chunk = whole_lines(file, offset)
+        if not chunk:
+            return None
+        logged, gone, rejected = await self._parse(chunk)
+        return _Read(file.identity, offset, offset + len(chunk), logged, gone, rejected)
 
     async def _parse(self, chunk: bytes) -> tuple[list[Logged], list[Gone], list[Rejected]]:
         logged: list[Logged] = []

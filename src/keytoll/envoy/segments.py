@@ -17,8 +17,8 @@ LIVE = "journal.jsonl"
 MAX_LINE_BYTES = 1024 * 1024
 """Envoy's lines are far shorter, since every field in them is bounded; what is longer is garbage."""
 
-_CHUNK_BYTES = 256 * 1024
-"""Read at a time: about 200 entries, so that parsing them holds up no Check for more than a few milliseconds."""
+CHUNK_BYTES = 256 * 1024
+"""Read at a time: about 250 entries, and so the most that is posted in one transaction."""
 
 _SEGMENT = re.compile(r"journal-(\d{6,})\.jsonl")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -95,8 +95,8 @@ def whole_lines(file: JournalFile, offset: int) -> bytes:
 
 
 def _chunk(opened: BinaryIO) -> bytes:
-    chunk = opened.read(_CHUNK_BYTES)
-    while b"\n" not in chunk and len(chunk) < MAX_LINE_BYTES and (more := opened.read(_CHUNK_BYTES)):
+    chunk = opened.read(CHUNK_BYTES)
+    while b"\n" not in chunk and len(chunk) < MAX_LINE_BYTES and (more := opened.read(CHUNK_BYTES)):
         chunk += more
     return chunk
 

@@ -35,8 +35,11 @@ async def post(connection: aiosqlite.Connection, batch: Batch) -> Posted:
     await _insert(connection, new, known.unsettled)
     await _insert_unsettled(connection, unsettled)
     await connection.executemany(queries.USE_KEY, _newest_admissions(new))
-    await connection.executemany(queries.INSERT_CONFLICT, map(rows.conflict_row, sifted.conflicts))
-    await connection.executemany(queries.INSERT_REJECTED, map(rows.rejected_row, batch.rejected))
+    # Each statement is a trip to the connection's thread and back, so those that seldom have rows are left out.
+    if sifted.conflicts:
+        await connection.executemany(queries.INSERT_CONFLICT, map(rows.conflict_row, sifted.conflicts))
+    if batch.rejected:
+        await connection.executemany(queries.INSERT_REJECTED, map(rows.rejected_row, batch.rejected))
     await connection.executemany(queries.PUT_POSITION, ((p.file, p.offset) for p in batch.positions))
     ((revision,),) = await connection.execute_fetchall(queries.REVISION)
     totals = _totals_of_keys(new, spent_nano)
@@ -103,10 +106,13 @@ async def _insert(connection: aiosqlite.Connection, charges: Sequence[Charge], g
     refers_to = [given_up.get(str(charge.entry.decision_id)) for charge in charges]
     # Rows are made by generators, which the connection's thread runs: a large batch must not hold up the event loop.
     await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, charges, refers_to))
-    await connection.executemany(queries.CLOSE_UNSETTLED, ((id_,) for id_ in refers_to if id_ is not None))
+    if given_up:
+        await connection.executemany(queries.CLOSE_UNSETTLED, ((id_,) for id_ in refers_to if id_ is not None))
 
 
 async def _insert_unsettled(connection: aiosqlite.Connection, unsettled: Sequence[Charge]) -> None:
+    if not unsettled:
+        return
     await connection.executemany(queries.INSERT_CHARGE, map(rows.charge_row, unsettled))
     await connection.executemany(queries.OPEN_UNSETTLED, ((row.id,) for row in unsettled))
 
