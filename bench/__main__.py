@@ -4,13 +4,15 @@ import asyncio
 import sys
 import time
 
-from bench import part_check, part_gateway
+from bench import part_check, part_gateway, part_growth, part_settlement
 from bench.load import note
 from bench.results import RESULTS, Row, table, write
 
 PARTS = {
     "check": part_check.run,
     "gateway": part_gateway.run,
+    "settlement": part_settlement.run,
+    "growth": part_growth.run,
 }
 
 

@@ -32,6 +32,11 @@ SELECT printf('chg_%032x', i), 'charge', '2026-09-21', printf('%08x-0000-7000-80
 FROM n
 """
 
+_TOTALS_OF_KEYS = """
+INSERT INTO totals (subject, month, spent_nano)
+SELECT id, month, 1000 FROM (SELECT '' AS month UNION ALL SELECT '2026-09') CROSS JOIN keys LIMIT 2 * :keys
+"""
+
 
 def key_id(number: int) -> str:
     """Return the id of a key."""
@@ -41,6 +46,16 @@ def key_id(number: int) -> str:
 def secret_of(number: int) -> str:
     """Return the secret of a key that `fill` made with `known`."""
     return mint(KEY_PREFIX, hashlib.sha256(b"%d" % number).digest())
+
+
+def charges_in(path: Path) -> int:
+    """Return how many rows the ledger has, of a store that is in use."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        ((rows,),) = connection.execute("SELECT COALESCE(MAX(seq), 0) FROM charges")
+    finally:
+        connection.close()
+    return int(rows)
 
 
 async def fill(path: Path, *, keys: int, known: int, charges: int = 0) -> None:
@@ -53,6 +68,7 @@ async def fill(path: Path, *, keys: int, known: int, charges: int = 0) -> None:
             "UPDATE keys SET digest = ? WHERE id = ?",
             ((digest_of(secret_of(number)), key_id(number * (keys // known))) for number in range(known)),
         )
+        connection.execute(_TOTALS_OF_KEYS, {"keys": keys})
         if charges:
             connection.execute(_COUNT + _CHARGES, {"first": 0, "last": charges - 1, "keys": keys, "now_us": NOW_US})
     connection.close()

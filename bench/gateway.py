@@ -1,7 +1,6 @@
 """The complete gateway: Envoy with envoy.yaml, Keytoll on SQLite, and the backend that takes a constant time."""
 
 import asyncio
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -42,10 +41,7 @@ class Gateway:
 
     def settled(self) -> int:
         """Return how many rows the ledger has."""
-        with sqlite3.connect(f"file:{self.run_dir / 'keytoll.db'}?mode=ro", uri=True) as connection:
-            ((rows,),) = connection.execute("SELECT COALESCE(MAX(seq), 0) FROM charges")
-        connection.close()
-        return int(rows)
+        return books.charges_in(self.run_dir / "keytoll.db")
 
     async def until_settled(self, rows: int) -> None:
         """Return once the ledger has as many rows, and no more come. Raises TimeoutError."""
