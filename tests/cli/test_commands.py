@@ -49,6 +49,27 @@ async def test_charges_are_listed_newest_first_with_their_amounts(keytoll: Opera
     assert [charge["id"] for charge in listed] == [second.id]
 
 
+async def test_old_charges_are_archived_and_what_was_spent_stays(keytoll: Operated) -> None:
+    key = await made_key(keytoll)
+    for seconds in range(3):
+        await keytoll.charge(key, seconds=seconds - 10 * 86_400)
+    today = keytoll.calendar.day(keytoll.clock())
+    spent = (await run(keytoll.run_dir, "keys", "show", key["id"], "--json")).json["used"]
+    ran = await run(keytoll.run_dir, "charges", "archive", "--before", today)
+    assert ran.out == (f"2 charges admitted before {today} were moved to archive-{today}.db, beside the store.\n")
+    assert len((await run(keytoll.run_dir, "charges", "list", "--json")).json) == 1  # the newest row always stays
+    assert (await run(keytoll.run_dir, "keys", "show", key["id"], "--json")).json["used"] == spent
+    assert (await run(keytoll.run_dir, "charges", "archive", "--before", today)).out.startswith("0 charges")
+    events = (await run(keytoll.run_dir, "audit", "list", "--json")).json
+    assert [event["after"] for event in events if event["action"] == "charges.archive"] == [{"before": today}]
+
+
+async def test_what_is_to_come_is_not_archived(keytoll: Operated) -> None:
+    ran = await run(keytoll.run_dir, "charges", "archive", "--before", "2999-01-01")
+    assert ran.code != 0
+    assert "before: must not be in the future" in ran.err
+
+
 async def test_a_listed_charge_is_explained_line_by_line(keytoll: Operated) -> None:
     key = await made_key(keytoll)
     charge = await keytoll.charge(key, output=20)

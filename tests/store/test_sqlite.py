@@ -141,7 +141,7 @@ async def test_every_table_is_strict_and_the_writer_survives_power_loss(path: Pa
         path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
     )
     assert {strict for _, strict in tables} == {1}
-    assert len(tables) == 16
+    assert len(tables) == 17
     writer = sqlite._writer._connection  # nothing outside can tell how a connection is set
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA synchronous"))) == [(2,)]
     assert list(map(tuple, await writer.execute_fetchall("PRAGMA journal_mode"))) == [("wal",)]

@@ -37,6 +37,7 @@ _MEASURED = {
     "estimated": "estimated, as the backend did not report all",
     "none": "not at all",
 }
+_BEFORE = "Those admitted before this day of the billing time zone, such as 2026-01-01."
 _FILE = "Where to write it, at once when all of it has come; by default to standard output."
 
 
@@ -128,6 +129,28 @@ def explain(
         typer.echo(f"{name + ':':<12}{fact}")
     typer.echo("")
     _print_sum(charge, about)
+
+
+@app.command()
+def archive(
+    *,
+    before: Annotated[str, typer.Option("--before", metavar="DATE", help=_BEFORE)],
+    server: Server = None,
+    run_dir: RunDir = None,
+) -> None:
+    """Move old charges out of the ledger, into an archive beside the store; for operators.
+
+    What was spent stays as it is, totals, quotas and usage alike, and a late repeat of a log entry has no effect as
+    before. The archive is an SQLite database, `archive-DATE.db`; Keytoll reads it no more.
+
+    Example: `keytoll charges archive --before 2026-01-01`
+    """
+    rows, complete = 0, False
+    with connected(server, run_dir) as client:
+        while not complete:
+            archived = client.call("POST", "/charges/archive", {"before": before})
+            rows, complete = rows + archived["rows"], archived["complete"]
+    typer.echo(f"{rows} charges admitted before {before} were moved to archive-{before}.db, beside the store.")
 
 
 def _facts(charge: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, str]:

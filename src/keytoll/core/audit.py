@@ -29,6 +29,7 @@ class Action(StrEnum):
     ORGANIZATION_DELETE = "organization.delete"
     MEMBER_PUT = "member.put"
     MEMBER_REMOVE = "member.remove"
+    CHARGES_ARCHIVE = "charges.archive"
     ACCESS_TOKEN_RESET = "access_token.reset"  # noqa: S105 - what was done, no secret
     ACCESS_TOKEN_REVOKE = "access_token.revoke"  # noqa: S105
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from keytoll.core.holds import KeyHolds
 from keytoll.core.months import Calendar
 from keytoll.management.audit import Audit
-from keytoll.management.books import Books, ChargeNotFound, ExplainedCharge, ListedCharge, Unsettled, UsageReport
+from keytoll.management.books import (
+    Archived,
+    Books,
+    ChargeNotFound,
+    ExplainedCharge,
+    ListedCharge,
+    Unsettled,
+    UsageReport,
+)
 from keytoll.management.changes import Cache, Changes
 from keytoll.management.keys import (
     UNCHANGED,
@@ -35,6 +43,7 @@ __all__ = [
     "MAX_PAGE",
     "UNCHANGED",
     "Access",
+    "Archived",
     "Asked",
     "Audit",
     "Books",
@@ -88,6 +97,6 @@ def create_management(
     return Management(
         keys=Keys(store, changes, calendar=calendar, held=held),
         owners=Owners(store, changes),
-        books=Books(store, calendar=calendar, clock=clock),
+        books=Books(store, changes, calendar=calendar),
         audit=Audit(store),
     )

@@ -1,18 +1,20 @@
 """The ledger, read: charges, how each comes about, what was never settled, and usage."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from functools import reduce
 from operator import add
 
+from keytoll.core.audit import Action, AuditEvent
 from keytoll.core.errors import InvalidValue
 from keytoll.core.explain import Explanation, explain, price_from_us
 from keytoll.core.ledger import Charge, correction_id
-from keytoll.core.months import Calendar
+from keytoll.core.months import Calendar, to_us
 from keytoll.core.owners import check_owner
 from keytoll.core.permissions import Actor, Hidden, Verb, check, check_operator
 from keytoll.core.usage import Group, Sums, UsageRow
+from keytoll.management.changes import Changes, to_the_end
 from keytoll.management.pages import Page, check_limit, page_of
 from keytoll.store.base import ChargeQuery, Store, UsageQuery
 
@@ -21,6 +23,9 @@ MAX_DAYS = 366
 
 MAX_GROUPS = 10_000
 """How many sums of usage are told at most: many more would keep everybody else waiting."""
+
+_BATCHES = 20
+"""Of some thousand rows each, which one request moves at most."""
 
 
 class ChargeNotFound(Exception):
@@ -67,13 +72,22 @@ class UsageReport:
     key_names: Mapping[str, str]
 
 
-class Books:
-    """Looks into the ledger."""
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """How many rows were moved into which archive, and whether none is left that was admitted before its day."""
 
-    def __init__(self, store: Store, *, calendar: Calendar, clock: Callable[[], int]) -> None:
+    archive: str
+    rows: int
+    complete: bool
+
+
+class Books:
+    """Looks into the ledger, and moves what is old out of it."""
+
+    def __init__(self, store: Store, changes: Changes, *, calendar: Calendar) -> None:
         self._store = store
+        self._changes = changes
         self._calendar = calendar
-        self._clock = clock
 
     async def list_charges(self, by: Actor, query: ChargeQuery) -> Page[ListedCharge]:
         """Return the charges that match, newest admission first; without an owner everybody's, for operators."""
@@ -131,9 +145,35 @@ class Books:
         names = await self._store.key_names(key_ids) if key_ids else {}
         return UsageReport(since, until, rows, reduce(add, (row.sums for row in rows), Sums()), names)
 
+    async def archive(self, by: Actor, *, before: str) -> Archived:
+        """Move rows that were admitted before a day of the billing zone into the archive of that day. For operators.
+
+        It stops, incomplete, after a few seconds: ask again then. Totals and usage stay as they are.
+        """
+        check_operator(by.who)
+        day, now_us = _day("before", before), self._changes.clock()
+        before_us = to_us(datetime(day.year, day.month, day.day, tzinfo=self._calendar.zone))
+        if before_us > now_us:
+            raise InvalidValue("before", "must not be in the future")
+        picture = {"before": before}
+        event = self._changes.event(
+            by, Action.CHARGES_ARCHIVE, at_us=now_us, owner=by.name, subject="charges", after=picture
+        )
+        return await to_the_end(self._archive(before, before_us, event))
+
+    async def _archive(self, day: str, before_us: int, event: AuditEvent) -> Archived:
+        rows, told = 0, False
+        async with self._changes.lock:
+            for _ in range(_BATCHES):
+                some = await self._store.archive_charges(before_us=before_us, name=day, event=None if told else event)
+                if not some:
+                    return Archived(day, rows, complete=True)
+                rows, told = rows + some, True
+        return Archived(day, rows, complete=False)
+
     def _days(self, since: str | None, until: str | None) -> tuple[str, str]:
         """Return the days that are asked for. Raises InvalidValue."""
-        today = self._calendar.day(self._clock())
+        today = self._calendar.day(self._changes.clock())
         last = _day("until", until or today)
         first = _day("since", since or f"{min(today, last.isoformat())[:7]}-01")
         if first > last:

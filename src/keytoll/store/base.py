@@ -365,6 +365,13 @@ class LedgerStore(Protocol):
     async def settled(self, decision_ids: Sequence[UUID]) -> set[UUID]:
         """Return those of the decisions that have a row of any kind: they are charged, or given up."""
 
+    async def archive_charges(self, *, before_us: int, name: str, event: AuditEvent | None) -> int:
+        """Move some rows that were admitted before an instant into the archive of this name; return how many, 0 if none
+        is left. Totals and usage stay as they are, and a repeat of an entry is told from a new one as before.
+
+        Unsettled rows stay until their correction has come. In the same transaction `event` tells of it.
+        """
+
     async def owner_totals(self, owner: str) -> Mapping[str, int]:
         """Return what an owner spent, by month, in nano-units."""
 

@@ -17,13 +17,33 @@ from keytoll.http.contract.common import (
     Model,
     OwnerName,
     PageQuery,
+    Strict,
     Timestamp,
     instant,
     optional_amount,
     optional_timestamp,
 )
-from keytoll.management import ExplainedCharge, Unsettled
+from keytoll.management import Archived, ExplainedCharge, Unsettled
 from keytoll.store.base import ChargeQuery
+
+
+class ArchiveIn(Strict):
+    """Which charges to move into an archive: those admitted before this day of the billing time zone."""
+
+    before: str = Field(description="A day, not in the future", examples=["2026-01-01"])
+
+
+class ArchivedOut(Answer):
+    """How many rows were moved into the archive of that day. Not `complete`: ask again for the rest."""
+
+    archive: str
+    rows: int
+    complete: bool
+
+    @classmethod
+    def of(cls, archived: Archived) -> "ArchivedOut":
+        """Return what was done."""
+        return cls(archive=archived.archive, rows=archived.rows, complete=archived.complete)
 
 
 class OwnersChargesQuery(PageQuery):

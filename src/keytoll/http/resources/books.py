@@ -7,6 +7,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from keytoll.http.contract.charges import (
+    ArchivedOut,
+    ArchiveIn,
     ChargeDetail,
     ChargeOut,
     ChargePage,
@@ -100,6 +102,12 @@ async def list_charges(
 ) -> ChargePage | Response:
     """List the charges of everybody, or of one owner, newest admission first; as JSON or CSV. For operators."""
     return await _page(query, query.to_core(query.owner), by, services, about, request)
+
+
+@_ledger.post("/charges/archive", operation_id="archive_charges", responses=problems(400, 413))
+async def archive_charges(body: ArchiveIn, _: Nothing, by: By, services: Services) -> ArchivedOut:
+    """Move old charges out of the ledger into an archive beside the store; no total changes. For operators."""
+    return ArchivedOut.of(await services.books.archive(by, before=body.before))
 
 
 @_ledger.get("/charges/{charge_id}", operation_id="explain_charge", responses=problems(404))

@@ -192,6 +192,33 @@ REMOVE_FROM_ALL = "DELETE FROM members WHERE user = :name"
 
 TWO_ADMINS = "SELECT user FROM members WHERE organization = :organization AND role = 'admin' LIMIT 2"
 
+# --- the archive ---
+
+# The newest row stays: its number is the ledger's revision. So do rows that a correction may still come for.
+TO_ARCHIVE = """
+SELECT decision_id
+FROM charges
+WHERE kind <> 'unsettled' AND admitted_at_us < :before_us AND seq < (SELECT MAX(seq) FROM charges)
+ORDER BY admitted_at_us
+LIMIT :limit
+"""
+
+_OF_DECISIONS = "WHERE decision_id IN (SELECT value FROM json_each(:decision_ids))"
+
+# In the archive's own file, where the store is attached as `store`.
+ARCHIVE_TABLE = "CREATE TABLE IF NOT EXISTS main.charges AS SELECT * FROM store.charges WHERE FALSE"
+ARCHIVE_INDEX = "CREATE UNIQUE INDEX IF NOT EXISTS main.charges_id ON charges (id)"
+ARCHIVE = f"INSERT OR IGNORE INTO main.charges SELECT * FROM store.charges {_OF_DECISIONS}"  # noqa: S608
+COUNT_ARCHIVED = f"SELECT COUNT(*) FROM main.charges {_OF_DECISIONS}"  # noqa: S608
+
+NOTE_ARCHIVED = f"""
+INSERT INTO archived_charges (decision_id, kind, id, fingerprint, archive)
+SELECT decision_id, kind, id, fingerprint, :archive FROM charges {_OF_DECISIONS}
+RETURNING id
+"""  # noqa: S608
+
+REMOVE_ARCHIVED = f"DELETE FROM charges {_OF_DECISIONS}"  # noqa: S608
+
 # --- the audit log ---
 
 _EVENT_COLUMNS = "id, at_us, actor, action, owner, subject, subject_name, source, before, after"
@@ -219,6 +246,10 @@ ROWS_OF_DECISIONS = """
 SELECT charges.decision_id, charges.kind, charges.id, charges.fingerprint
 FROM json_each(:decision_ids) AS given
 CROSS JOIN charges ON charges.decision_id = given.value
+UNION ALL
+SELECT archived.decision_id, archived.kind, archived.id, archived.fingerprint
+FROM json_each(:decision_ids) AS given
+CROSS JOIN archived_charges AS archived ON archived.decision_id = given.value
 """
 
 _CHARGE_COLUMNS = """
@@ -340,6 +371,10 @@ SETTLED = """
 SELECT charges.decision_id
 FROM json_each(:decision_ids) AS given
 CROSS JOIN charges ON charges.decision_id = given.value
+UNION ALL
+SELECT archived.decision_id
+FROM json_each(:decision_ids) AS given
+CROSS JOIN archived_charges AS archived ON archived.decision_id = given.value
 """
 
 OWNER_TOTALS = "SELECT month, spent_nano FROM totals WHERE subject = :owner AND month <> ''"

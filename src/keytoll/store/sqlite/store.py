@@ -34,7 +34,7 @@ from keytoll.store.base import (
     StoreUnavailable,
     UsageQuery,
 )
-from keytoll.store.sqlite import owning, queries, rows
+from keytoll.store.sqlite import archive, owning, queries, rows
 from keytoll.store.sqlite.database import (
     READER_PRAGMAS,
     WRITER_PRAGMAS,
@@ -58,12 +58,14 @@ class SqliteStore:
 
     def __init__(
         self,
+        path: Path,
         *,
         writer: Writer,
         lookups: aiosqlite.Connection,
         lists: aiosqlite.Connection,
         resources: AsyncExitStack,
     ) -> None:
+        self._path = path
         self._writer = writer
         self._lookups = lookups
         self._lists = lists  # apart, so that a Check never waits behind somebody's long list
@@ -87,7 +89,7 @@ class SqliteStore:
                 await migrate(writer, path)
             lookups = await stack.enter_async_context(connect(READER_PRAGMAS))
             lists = await stack.enter_async_context(connect(READER_PRAGMAS))
-            return cls(writer=Writer(writer), lookups=lookups, lists=lists, resources=stack.pop_all())
+            return cls(path, writer=Writer(writer), lookups=lookups, lists=lists, resources=stack.pop_all())
 
     # --- keys ---
 
@@ -269,6 +271,18 @@ class SqliteStore:
                 UUID(row[0]) for row in await self._read(self._lists, queries.SETTLED, {"decision_ids": asked})
             )
         return settled
+
+    async def archive_charges(self, *, before_us: int, name: str, event: AuditEvent | None) -> int:
+        """Move some old rows into `archive-NAME.db` beside the database; see `LedgerStore.archive_charges`."""
+        values = {"before_us": before_us, "limit": _DECISIONS_AT_ONCE}
+        decision_ids = [row[0] for row in await self._read(self._lists, queries.TO_ARCHIVE, values)]
+        if not decision_ids:
+            return 0
+        file = self._path.with_name(f"archive-{name}.db")
+        copied = await asyncio.to_thread(archive.copy, self._path, file, decision_ids)
+        return await self._run(
+            partial(archive.remove, archive=file, decision_ids=decision_ids, copied=copied, event=event)
+        )
 
     async def owner_totals(self, owner: str) -> Mapping[str, int]:
         """Return what an owner spent, by month, in nano-units."""

@@ -13,6 +13,7 @@ const ACTIONS = {
   "key.edit": "Key changed",
   "key.rotate": "Key rotated",
   "key.delete": "Key deleted",
+  "charges.archive": "Charges archived",
   "member.put": "Member added or changed",
   "member.remove": "Member removed",
   "access_token.reset": "Access token reset",

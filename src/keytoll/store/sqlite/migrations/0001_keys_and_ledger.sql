@@ -183,7 +183,23 @@ CREATE INDEX charges_unsettled ON charges (admitted_at_us) WHERE kind = 'unsettl
 
 CREATE TRIGGER charges_never_change BEFORE UPDATE ON charges
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+
+-- What is left of rows that were moved into an archive: enough to know their entries again. A row may go only after that.
+CREATE TABLE archived_charges (
+    decision_id TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    archive     TEXT NOT NULL,  -- the name of the file
+    PRIMARY KEY (decision_id, kind)
+) STRICT, WITHOUT ROWID;
+
 CREATE TRIGGER charges_never_go BEFORE DELETE ON charges
+WHEN NOT EXISTS (SELECT 1 FROM archived_charges WHERE decision_id = OLD.decision_id AND kind = OLD.kind)
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER archived_charges_never_change BEFORE UPDATE ON archived_charges
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER archived_charges_never_go BEFORE DELETE ON archived_charges
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 
 -- The unsettled rows without a correction: a list of its own, since the rows themselves never change.
