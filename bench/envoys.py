@@ -16,6 +16,12 @@ _ROUTER: Json = {
     "name": "envoy.filters.http.router",
     "typed_config": {"@type": f"{_TYPE}extensions.filters.http.router.v3.Router"},
 }
+# A direct response comes as soon as the headers are there. No model answers before it was asked, and if the body comes
+# later, the connection could not be used again.
+_READ_FIRST: Json = {
+    "name": "buffer",
+    "typed_config": {"@type": f"{_TYPE}extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": 1048576},
+}
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 ANSWER = json.dumps(
@@ -40,7 +46,7 @@ def backend(port: int) -> str:
         "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
         "response_headers_to_add": [{"header": {"key": "content-type", "value": "application/json"}}],
     }
-    return _bootstrap("backend", port, filters=[_ROUTER], routes=[route], clusters=[])
+    return _bootstrap("backend", port, filters=[_READ_FIRST, _ROUTER], routes=[route], clusters=[])
 
 
 def bare(port: int, backend_port: int) -> str:
