@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import uvloop
@@ -20,6 +22,7 @@ from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
 from keytoll.core.decision import Rules
+from keytoll.core.ledger import Admitted, Entry
 from keytoll.core.months import Calendar
 from keytoll.core.offer import Offer, PriceVersion
 from keytoll.core.pricing import Prices
@@ -47,6 +50,25 @@ OFFER = Offer(
 _HOLD_S = 1.0
 
 
+class _Book(HoldBook):
+    """Remembers what it holds, to end it at little cost."""
+
+    def __init__(self, file: AdmissionsFile, *, on_end: Callable[[UUID], None]) -> None:
+        super().__init__(file, monotonic=time.monotonic, on_end=on_end)
+        self._placed: list[UUID] = []
+        self._before: list[UUID] = []
+
+    def place(self, admitted: Admitted | Entry, *, request_id: str = "") -> None:
+        """Hold a request's worst case."""
+        super().place(admitted, request_id=request_id)
+        self._placed.append(admitted.decision_id)
+
+    def end_those_of_before(self) -> None:
+        """End what was placed before the last call."""
+        self.end(self._before)
+        self._before, self._placed = self._placed, []
+
+
 async def serve(transport: str, socket: Path, store_path: Path, admissions: Path) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
@@ -54,7 +76,7 @@ async def serve(transport: str, socket: Path, store_path: Path, admissions: Path
     store = await SqliteStore.open(store_path)
     bodies, metrics = LargeBodies(monotonic=time.monotonic), Metrics()
     admissions.mkdir(exist_ok=True)
-    book = HoldBook(AdmissionsFile(admissions), monotonic=time.monotonic, on_end=bodies.end)
+    book = _Book(AdmissionsFile(admissions), on_end=bodies.end)
     await book.restore(store)
     rules = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {MODEL: OFFER})
     check = CheckHandler(
@@ -74,8 +96,8 @@ async def serve(transport: str, socket: Path, store_path: Path, admissions: Path
     await server.start()
     while not stop.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _HOLD_S / 2)
-        book.end([entry.decision_id for entry in book.older_than(_HOLD_S)])
+            await asyncio.wait_for(stop.wait(), _HOLD_S)
+        book.end_those_of_before()
     await server.stop(grace_s=0.0)
     await store.close()
 

@@ -35,6 +35,9 @@ JSON_CONTENT_TYPE = re.compile(r"application/([\w.+-]*\+)?json\s*(;.*)?", re.ASC
 """The content types whose body Envoy reads. The same expression stands in envoy.yaml."""
 
 
+_USUAL_CONTENT_TYPE = "application/json"
+
+
 class Reason(StrEnum):
     """Why a request was let through or not; also the label of the decisions metric."""
 
@@ -342,6 +345,8 @@ def _endpoint(case: _Case) -> Denial | None:
 
 def _content_type(case: _Case) -> Denial | None:
     body, content_type = case.endpoint.body, case.request.content_type
+    if body is Body.JSON and content_type == _USUAL_CONTENT_TYPE:
+        return None
     if body is Body.JSON and JSON_CONTENT_TYPE.fullmatch(content_type) is None:
         return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
     if body is Body.FORM and FORM_CONTENT_TYPE.fullmatch(content_type) is None:

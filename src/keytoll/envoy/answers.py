@@ -55,7 +55,7 @@ class Admitted:
             )
         )
         left = b"" if admission.left_nano is None else _left(admission.left_nano)
-        return self._of_all(admission) + left + _field(_DYNAMIC_METADATA, own)
+        return self._of_all(admission) + left + _METADATA_TAG + _varint(len(own)) + own
 
     def _of_all(self, admission: Admission) -> bytes:
         offer, price = admission.offer, admission.price
@@ -150,6 +150,9 @@ def _data_plane_orders(admission: Admission, offer: Offer, endpoint: Endpoint) -
 _BYTES = 2  # the wire type of strings and messages
 _OK_RESPONSE = CheckResponse.OK_RESPONSE_FIELD_NUMBER
 _DYNAMIC_METADATA = CheckResponse.DYNAMIC_METADATA_FIELD_NUMBER
+
+
+_METADATA_TAG = bytes([_DYNAMIC_METADATA << 3 | _BYTES])
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -59,6 +59,7 @@ _ROOM_WAIT_S = 0.4
 enough for a caller who asks one thing after another, whose last answer is still on its way through the journal."""
 
 _MOST_WAITING = 8
+_DRAWN_AT_ONCE = 256
 
 _BEARER = re.compile(r"bearer (gw-sk-\w+)", re.ASCII | re.IGNORECASE)
 
@@ -93,6 +94,21 @@ class _Asked(NamedTuple):
     request: Request
 
 
+class _Drawn:
+    """Random bytes for decision ids, drawn many at a time: each call of the kernel costs more than the id."""
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        self._bytes, self._at = b"", 0
+
+    def take(self) -> bytes:
+        """Return 10 bytes that were not taken before."""
+        if self._at == len(self._bytes):
+            self._bytes, self._at = self._random(10 * _DRAWN_AT_ONCE), 0
+        self._at += 10
+        return self._bytes[self._at - 10 : self._at]
+
+
 class CheckHandler:
     """Answers Check. `rules` is read at each call, since a new catalog replaces it.
 
@@ -116,7 +132,7 @@ class CheckHandler:
         self._bodies = bodies
         self._rules = rules
         self._clock = clock
-        self._random = random
+        self._random = _Drawn(random)
         self._metrics = metrics
         self._obstacle = obstacle
         self._admitted = answers.Admitted()
@@ -221,7 +237,7 @@ class CheckHandler:
         """Hold and answer; nothing is awaited between the decision and the hold, so no other Check comes in between."""
         if (obstacle := self._obstacle()) is not None:
             return self._refuse_unchargeable(asked, obstacle)
-        decision_id = uuid7(admission.admitted_at_us, self._random(10))
+        decision_id = uuid7(admission.admitted_at_us, self._random.take())
         try:
             self._book.place(_placed(admission, decision_id), request_id=asked.request_id)
         except OSError as error:
