@@ -56,7 +56,7 @@ load: $(STAMP) ## Put all of it under load, kill its parts, and audit the ledger
 real-backends: $(STAMP) ## Compare the ledger with real backends (installs over a gigabyte once; needs node and npm)
 	@cd tests && ../$(BIN)/python -m real_backends
 
-bench: $(STAMP) ## Measure what Keytoll costs beside Envoy (ten minutes; PART=NAME for one part; wants wrk)
+bench: $(STAMP) ## Measure what Keytoll costs beside Envoy (eight minutes; PART=NAME for one part)
 	@$(BIN)/python -m bench $(PART)
 
 clean: ## Remove what was made here, .venv too

@@ -16,8 +16,6 @@ _ROUTER: Json = {
     "name": "envoy.filters.http.router",
     "typed_config": {"@type": f"{_TYPE}extensions.filters.http.router.v3.Router"},
 }
-# A direct response comes as soon as the headers are there. No model answers before it was asked, and if the body comes
-# later, the connection could not be used again.
 _READ_FIRST: Json = {
     "name": "buffer",
     "typed_config": {"@type": f"{_TYPE}extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": 1048576},
@@ -39,14 +37,20 @@ ANSWER = json.dumps(
 """What the backend answers to everything, at once."""
 
 
-def backend(port: int) -> str:
-    """Return the configuration of a backend that takes a constant time: Envoy's own direct response."""
+def backend(port: int, *, reads_first: bool = False) -> str:
+    """Return the configuration of a backend that takes a constant time: Envoy's own direct response.
+
+    It comes as soon as the headers are there. Where the body comes later, that ends the connection, so that the Envoys
+    before it open one for each request. With `reads_first`, as with a real model, they keep them.
+    """
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
         "response_headers_to_add": [{"header": {"key": "content-type", "value": "application/json"}}],
     }
-    return _bootstrap("backend", port, filters=[_READ_FIRST, _ROUTER], routes=[route], clusters=[])
+    return _bootstrap(
+        "backend", port, filters=[*([_READ_FIRST] if reads_first else []), _ROUTER], routes=[route], clusters=[]
+    )
 
 
 def bare(port: int, backend_port: int) -> str:

@@ -66,9 +66,9 @@ async def gateway(folder: Path, *, backend_port: int) -> AsyncIterator[Gateway]:
 
 
 @asynccontextmanager
-async def backend(folder: Path, port: int) -> AsyncIterator[Part]:
+async def backend(folder: Path, port: int, *, reads_first: bool = False) -> AsyncIterator[Part]:
     """Start the backend."""
-    async with envoy("backend", envoys.backend(port), folder=folder) as part:
+    async with envoy("backend", envoys.backend(port, reads_first=reads_first), folder=folder) as part:
         yield part
 
 
