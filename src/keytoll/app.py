@@ -243,7 +243,8 @@ def _guard(settings: Settings, journals: Sequence[tuple[JournalFollower, Admin]]
 
 @asynccontextmanager
 async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
-    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (settings.run_dir, settings.own_dir):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         # Before anything is written: another Keytoll's Envoy may be reading there.
         stack.enter_context(_claimed(settings.run_dir))

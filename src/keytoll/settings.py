@@ -33,11 +33,13 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`store` is the path of the SQLite database; empty for `keytoll.db` in `run_dir`. `max_stream_s` is the
-    `max_stream_duration` of envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`.
+    """`private_dir` holds what Envoy has no business with; None for `run_dir`, which both share. `store` is the path of the
+    SQLite database; empty for `keytoll.db` in the private folder. `max_stream_s` is the `max_stream_duration` of
+    envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`.
     `base_url` is where callers reach the gateway, for the examples that owners are shown; empty if that is not known."""
 
     run_dir: Path = Path("run")
+    private_dir: Path | None = None
     catalog: Path = Path("keytoll.yaml")
     store: str = ""
     source: Source = Source.JOURNAL
@@ -52,9 +54,14 @@ class Settings:
     base_url: str = ""
 
     @property
+    def own_dir(self) -> Path:
+        """Where Keytoll keeps what Envoy has no business with."""
+        return self.private_dir or self.run_dir
+
+    @property
     def operator_socket(self) -> Path:
         """Where the operator's API is served, for the CLI."""
-        return self.run_dir / "operator.sock"
+        return self.own_dir / "operator.sock"
 
     @property
     def envoy_socket(self) -> Path:
@@ -84,7 +91,7 @@ class Settings:
     @property
     def admissions_dir(self) -> Path:
         """Where Keytoll notes what it admits, for its next start."""
-        return self.run_dir / "admissions"
+        return self.own_dir / "admissions"
 
     @property
     def longest_request_s(self) -> float:
@@ -109,4 +116,4 @@ class Settings:
     @property
     def database(self) -> Path:
         """The SQLite database."""
-        return Path(self.store) if self.store else self.run_dir / "keytoll.db"
+        return Path(self.store) if self.store else self.own_dir / "keytoll.db"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from keytoll.cli import access_token, audit, catalog, charges, identity, keys, organizations, serve, unsettled, users
+from keytoll.cli import access_token, audit, catalog, charges, envoy, identity, keys, organizations, serve, unsettled, users
 from keytoll.cli.failure import Failure
 from keytoll.cli.groups import group
 from keytoll.cli.options import Json
@@ -41,6 +41,7 @@ app.command("me", rich_help_panel=_SELF)(identity.me)
 app.command("login", rich_help_panel=_SELF)(identity.login)
 app.command("logout", rich_help_panel=_SELF)(identity.logout)
 app.command("serve", rich_help_panel=_RUNNING)(serve.serve)
+app.add_typer(envoy.app, name="envoy", rich_help_panel=_RUNNING)
 app.add_typer(catalog.app, name="catalog", rich_help_panel=_RUNNING)
 app.add_typer(unsettled.app, name="unsettled", rich_help_panel=_RUNNING)
 

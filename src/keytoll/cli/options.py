@@ -20,8 +20,8 @@ RunDir = Annotated[
     typer.Option(
         "--run-dir",
         metavar="DIR",
-        help="Ask the Keytoll that runs here with this run folder, with an operator's rights. Else RUN_DIR says so;"
-        " where nothing says anything, it is `run`.",
+        help="Ask the Keytoll that runs here with this run folder, with an operator's rights. Else"
+        " KEYTOLL_PRIVATE_DIR or RUN_DIR says so; where nothing says anything, it is `run`.",
     ),
 ]
 Limit = Annotated[

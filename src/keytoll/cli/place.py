@@ -18,6 +18,8 @@ from keytoll.core.errors import InvalidValue
 from keytoll.settings import Settings
 
 SERVER, RUN_DIR, TOKEN = "KEYTOLL_SERVER", "RUN_DIR", "KEYTOLL_ACCESS_TOKEN"
+PRIVATE_DIR = "KEYTOLL_PRIVATE_DIR"
+"""Where operator.sock is, if it is not in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def find_place(*, server: str | None, run_dir: Path | None, environment: Mapping
     named = named_server(server=server, run_dir=run_dir, environment=environment)
     if named is not None:
         return Remote(named, _token(named, environment))
-    if folder := run_dir or environment.get(RUN_DIR):
+    if folder := run_dir or environment.get(PRIVATE_DIR) or environment.get(RUN_DIR):
         return Local(Path(folder))
     signed_in = read_signin(config_file(environment))
     if signed_in is None:

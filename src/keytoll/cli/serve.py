@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 import typer
 
 from keytoll.cli.failure import Failure
+from keytoll.cli.place import PRIVATE_DIR
 from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, CheckTransport, Settings, Source
 
 _DEFAULTS = Settings()
-_STORE = "The SQLite database; keytoll.db in the run folder by default."
+_STORE = "The SQLite database; keytoll.db in the private folder by default."
+_PRIVATE = (
+    "The folder for what Envoy must not see: operator.sock, the admissions and the database. The run folder by default,"
+    " for an Envoy that runs as the same user beside it."
+)
 _JOURNAL = (
     "A journal to settle, repeatable (in the environment separated as in PATH): a folder with Envoy's admin.sock beside"
     " it. The folder `journal` of the run folder by default."
@@ -31,6 +36,7 @@ def serve(
     run_dir: Annotated[
         Path, typer.Option(envvar="RUN_DIR", help="The folder for sockets, journal and clusters, shared with Envoy.")
     ] = _DEFAULTS.run_dir,
+    private_dir: Annotated[Path | None, typer.Option(envvar=PRIVATE_DIR, help=_PRIVATE)] = None,
     catalog: Annotated[Path, typer.Option(envvar="CATALOG", help="The catalog file; it may be edited at any time.")] = (
         _DEFAULTS.catalog
     ),
@@ -71,6 +77,7 @@ def serve(
     _run(
         Settings(
             run_dir=run_dir,
+            private_dir=private_dir,
             catalog=catalog,
             store=store,
             source=source,

@@ -10,6 +10,7 @@ import httpx
 
 _TIMEOUT_S = 2.0
 _CDS_STATS = r"^cluster_manager\.(cds\.version_text|warming_clusters)$"
+_RUNNING = r"^http\..+\.downstream_rq_active$"
 _WRITE_FAILED = "filesystem.write_failed"
 
 
@@ -63,6 +64,19 @@ class Admin:
         """
         uptime = (await self._json("/server_info"))["uptime_all_epochs"]
         return int(float(uptime.removesuffix("s")))
+
+    async def fail_health_checks(self) -> None:
+        """Make Envoy close each connection after its next answer. Raises AdminUnavailable."""
+        await self._request("POST", "/healthcheck/fail")
+
+    async def stop_listening(self) -> None:
+        """Make Envoy take no new connection; those that are there go on. Raises AdminUnavailable."""
+        await self._request("POST", "/drain_listeners")
+
+    async def requests_running(self) -> int:
+        """Return how many requests run on all listeners but this one. Raises AdminUnavailable."""
+        stats = await self._stats(_RUNNING)
+        return sum(int(value) for name, value in stats.items() if not name.startswith("http.admin."))
 
     def bound_us(self) -> int | None:
         """Return when this Envoy made the socket's file, in microseconds since the UNIX epoch; None if it can't be told."""
