@@ -9,7 +9,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,7 @@ from keytoll.sockets import short_path
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 MODEL = "demo"
+_PATIENCE_S = 20.0
 _ROOTS = ("/run/", "/var/", "/etc/")
 _CATALOG = """
 currency: CNY
@@ -69,6 +71,14 @@ def mounted(folder: Path, files: Mapping[str, str]) -> None:
     for name in files:
         if not (folder / name).is_symlink():
             (folder / name).symlink_to(f"..data/{name}")
+
+
+async def until(ask: Callable[[], Awaitable[bool]]) -> None:
+    """Ask until the answer is yes; fail when patience ends."""
+    end_s = time.monotonic() + _PATIENCE_S
+    while not await ask():
+        assert time.monotonic() < end_s, f"not within {_PATIENCE_S} s"
+        await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -138,6 +148,17 @@ class Pod:
                 if page.json()["next"] is None:
                     return rows
 
+    async def charged(self, number: int) -> list[dict[str, Any]]:
+        """Return the ledger once it has as many rows."""
+        rows: list[dict[str, Any]] = []
+
+        async def enough() -> bool:
+            rows[:] = await self.charges()
+            return len(rows) >= number
+
+        await until(enough)
+        return rows
+
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[httpx.AsyncClient]:
         """A client of operator.sock."""
@@ -172,7 +193,7 @@ class Pod:
             self.private_dir.symlink_to(self.root / "state/keytoll")
         mounted(self.run_dir / "credentials", {"demo": CREDENTIAL})
 
-    def _program(self, name: str, *, ready: Any, kept_fd: int) -> Program:
+    def _program(self, name: str, *, ready: Callable[[], Awaitable[bool]], kept_fd: int) -> Program:
         return Program(
             name=name,
             command=(_tool("keytoll"), *container(name)["args"]),
@@ -184,7 +205,7 @@ class Pod:
             stop_timeout_s=20,
         )
 
-    def _succeeds(self, path: str) -> Any:
+    def _succeeds(self, path: str) -> Callable[[], Awaitable[bool]]:
         async def ask() -> bool:
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:
                 with contextlib.suppress(httpx.TransportError):

@@ -8,7 +8,20 @@ from collections.abc import Sequence
 
 import typer
 
-from keytoll.cli import access_token, audit, catalog, charges, envoy, identity, keys, organizations, serve, unsettled, users
+from keytoll.cli import (
+    access_token,
+    audit,
+    catalog,
+    charges,
+    envoy,
+    identity,
+    keys,
+    organizations,
+    serve,
+    store,
+    unsettled,
+    users,
+)
 from keytoll.cli.failure import Failure
 from keytoll.cli.groups import group
 from keytoll.cli.options import Json
@@ -43,6 +56,7 @@ app.command("logout", rich_help_panel=_SELF)(identity.logout)
 app.command("serve", rich_help_panel=_RUNNING)(serve.serve)
 app.add_typer(envoy.app, name="envoy", rich_help_panel=_RUNNING)
 app.add_typer(catalog.app, name="catalog", rich_help_panel=_RUNNING)
+app.add_typer(store.app, name="store", rich_help_panel=_RUNNING)
 app.add_typer(unsettled.app, name="unsettled", rich_help_panel=_RUNNING)
 
 
