@@ -3,31 +3,22 @@ socket."""
 
 import asyncio
 import ssl
-import subprocess
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from deploy.pod import MODEL, Pod, backend, container, mounted
+from deploy.pod import MODEL, Pod, backend, container, mounted, until
 
-PATIENCE_S = 20.0
-
-
-async def until(ask: Callable[[], Awaitable[bool]]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not await ask():
-        assert time.monotonic() < end_s, f"not within {PATIENCE_S} s"
-        await asyncio.sleep(0.05)
+TLS = Path(__file__).parent / "tls"
 
 
 @pytest.fixture(scope="module")
 async def pod(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pod]:
     """A pod that runs, with TLS as in the overlay."""
     root = tmp_path_factory.mktemp("pod")
-    renew(root / "etc/keytoll/tls", "first.example")
+    renew(root / "etc/keytoll/tls", "first")
     async with backend() as port:
         pod = Pod(root, port, {"KEYTOLL_TLS_DIR": str(root / "etc/keytoll/tls")})
         async with pod.running():
@@ -35,25 +26,8 @@ async def pod(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pod]:
 
 
 def renew(folder: Path, name: str) -> None:
-    """Put a self-signed certificate for a name where the secret is mounted."""
-    made = folder.with_name(f"{name}.made")
-    made.mkdir(parents=True)
-    key, certificate = made / "key", made / "crt"
-    options = (
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        f"/CN={name}",
-    )
-    subprocess.run(
-        ["openssl", "req", "-x509", *options, "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    mounted(folder, {"tls.crt": certificate.read_text(), "tls.key": key.read_text()})
+    """Put a certificate and its key where the secret is mounted."""
+    mounted(folder, {f"tls.{kind}": (TLS / f"{name}.{kind}").read_text() for kind in ("crt", "key")})
 
 
 async def certificate_of(pod: Pod) -> bytes:
@@ -92,11 +66,11 @@ async def test_an_edit_of_the_config_map_comes_into_force_without_a_restart(pod:
 
 
 async def test_a_renewed_certificate_is_taken_without_a_restart(pod: Pod) -> None:
-    assert b"first.example" in await certificate_of(pod)
-    renew(pod.root / "etc/keytoll/tls", "second.example")
+    assert b"Keytoll first" in await certificate_of(pod)
+    renew(pod.root / "etc/keytoll/tls", "second")
 
     async def renewed() -> bool:
-        return b"second.example" in await certificate_of(pod)
+        return b"Keytoll second" in await certificate_of(pod)
 
     await until(renewed)
 
