@@ -9,7 +9,7 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test browser check format protos load real-backends bench clean FORCE
+.PHONY: help run test browser check format protos load real-backends bench deploy-check clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -59,6 +59,9 @@ real-backends: $(STAMP) ## Compare the ledger with real backends (installs over 
 bench: $(STAMP) ## Measure what Keytoll costs beside Envoy (eight minutes; PART=NAME for one part)
 	@$(BIN)/python -m bench $(PART)
 
+deploy-check: $(BIN)/promtool .venv/.keytoll-deploy ## Check deploy/ by hadolint, kubectl, Kubernetes' schemas and Prometheus (Debian, or one on the PATH)
+	@$(BIN)/python -m pytest tests/deploy/check_deploy.py
+
 clean: ## Remove what was made here, .venv too
 	@if [ -e run/stack.lock ] && ! flock --nonblock run/stack.lock true; then \
 	  echo 'make run is still running: stop it first' >&2; exit 1; fi
@@ -90,5 +93,19 @@ $(STAMP): pyproject.toml
 	$(PIP) --upgrade 'pip>=25.1' && $(PIP) --editable . --group dev && touch $@
 
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.venv/.keytoll-deploy: $(STAMP)
+	@$(PIP) --group deploy && touch $@
+
+# Debian's package has both binaries; they are taken out of it, so that nothing is installed on the machine.
+$(BIN)/promtool: | $(STAMP)
+	@if promtool=$$(command -v promtool) && prometheus=$$(command -v prometheus); then \
+	  ln -sf "$$promtool" "$$prometheus" $(BIN)/; exit; fi; \
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && cd "$$fresh" && \
+	{ $(APT_DOWNLOAD) 2>/dev/null || { apt-get -qq update && $(APT_DOWNLOAD); }; } && dpkg -x prometheus_*.deb . && \
+	mv usr/bin/prometheus usr/bin/promtool $(CURDIR)/$(BIN)/ \
+	  || { echo 'Prometheus is missing: put prometheus and promtool on the PATH' >&2; exit 1; }
+
+APT_DOWNLOAD = apt-get -qq -o APT::Sandbox::User=root download prometheus
 
 FORCE:
