@@ -1,8 +1,12 @@
 """Numbers of the manifests that hang together."""
 
+import tomllib
 from typing import Any
 
-from deploy.pod import DEPLOY, container, manifests, stateful_set
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.pod import DEPLOY, PROJECT, container, manifests, stateful_set
 from keytoll.catalog import load_catalog
 from keytoll.settings import MIB
 
@@ -70,3 +74,15 @@ def test_services_name_ports_that_the_pod_has() -> None:
     named = {port["name"] for name in ("keytoll", "envoy") for port in container(name)["ports"]}
     targets = {port["targetPort"] for service in manifests("base/services.yaml") for port in service["spec"]["ports"]}
     assert targets == named
+
+
+def test_the_image_has_each_dependency_at_a_version_that_keytoll_takes() -> None:
+    """Where this fails, deploy/constraints.txt says at its head how it is renewed."""
+    lines = (DEPLOY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pinned.items()}
+    wanted = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    requirements = [Requirement(text) for text in wanted]
+    assert [
+        str(each) for each in requirements if versions.get(canonicalize_name(each.name), "") not in each.specifier
+    ] == []

@@ -21,7 +21,9 @@ _RUN_DIR = Settings().run_dir
 _FITTED = "envoy.json"
 # Lines of the journal within 100 ms, so that a crash loses no more; and no cluster dropped for a field it doesn't know.
 _CHARGING = ("--file-flush-interval-msec", "100", "--reject-unknown-dynamic-fields")
-_OPTIONS = (*_CHARGING, "--disable-hot-restart", "--log-level", "warning")
+# Without the lines that only say which of Envoy's parts are young.
+_LOG = ("--log-level", "warning", "--component-log-level", "misc:error")
+_OPTIONS = (*_CHARGING, "--disable-hot-restart", *_LOG)
 _CONFIG = "The configuration to fit to this place: Keytoll's envoy.yaml, or your own made from it."
 _TLS = "A folder with tls.crt and tls.key, for TLS at both listeners; a renewed pair is taken at once."
 _HOPS = "How many proxies stand before Envoy and are trusted to name their clients."
