@@ -1,6 +1,8 @@
 """A pod that ends as Kubernetes ends it: no request fails, no stream is cut, no charge is lost."""
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,3 +105,14 @@ async def test_where_envoy_is_gone_there_is_nothing_to_drain(tmp_path: Path) -> 
         async with pod.running() as running:
             await running.envoy.stop()
             assert await pod.pre_stop() == (0, "")
+
+
+async def test_an_envoy_that_does_not_answer_is_not_taken_for_one_that_is_gone(tmp_path: Path) -> None:
+    async with backend() as port:
+        pod = Pod(tmp_path, port, {"KEYTOLL_DRAIN_WITHIN_S": "0.5"})
+        async with pod.running() as running:
+            os.kill(running.envoy.pid, signal.SIGSTOP)
+            try:
+                assert await pod.pre_stop() == (1, "keytoll: Envoy runs and did not answer within 0.5 s\n")
+            finally:
+                os.kill(running.envoy.pid, signal.SIGCONT)

@@ -79,6 +79,7 @@ def drain(
     """
     import asyncio
 
+    from keytoll.envoy.admin import AdminUnavailable
     from keytoll.envoy.drain import StillRunning
 
     try:
@@ -88,6 +89,8 @@ def drain(
             ("1 request still runs", "it") if error.requests == 1 else (f"{error.requests} requests still run", "them")
         )
         raise Failure(f"{running} after {within_s:g} s: to stop Envoy cuts {them}") from error
+    except AdminUnavailable as error:
+        raise Failure(f"Envoy runs and did not answer within {within_s:g} s") from error
     except FileNotFoundError as error:
         raise Failure(f"no run folder at {run_dir}") from error
 
