@@ -172,7 +172,7 @@ class Pod:
         """Start the containers in order, over fresh volumes but for the state; at the end stop what still runs."""
         self._fresh_volumes()
         nothing = os.open(os.devnull, os.O_RDONLY)
-        keytoll = Part(self._program("keytoll", ready=self._succeeds("/readyz"), kept_fd=nothing))
+        keytoll = Part(self._program("keytoll", ready=self._startup_probe, kept_fd=nothing))
         envoy = Part(self._program("envoy", ready=self._listens, kept_fd=nothing))
         try:
             await keytoll.start()
@@ -205,14 +205,12 @@ class Pod:
             stop_timeout_s=20,
         )
 
-    def _succeeds(self, path: str) -> Callable[[], Awaitable[bool]]:
-        async def ask() -> bool:
-            async with httpx.AsyncClient(trust_env=False, verify=False) as client:
-                with contextlib.suppress(httpx.TransportError):
-                    return (await client.get(self.metrics_url.replace("/metrics", path))).is_success
-            return False
-
-        return ask
+    async def _startup_probe(self) -> bool:
+        path = container("keytoll")["startupProbe"]["httpGet"]["path"]
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+            with contextlib.suppress(httpx.TransportError):
+                return (await client.get(self.metrics_url.replace("/metrics", path))).is_success
+        return False
 
     async def _listens(self) -> bool:
         """The readiness probe of Envoy's container."""

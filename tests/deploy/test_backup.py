@@ -35,6 +35,10 @@ async def test_a_restored_backup_has_all_and_the_journal_adds_what_came_later(tm
         (pod.private_dir / "keytoll.db").write_bytes(b"lost")
         code, out = await pod.keytoll("store", "restore", str(copy))
         assert code == 0, out
+        assert (pod.private_dir / "keytoll.db.before").read_bytes() == b"lost"
+        code, out = await pod.keytoll("store", "restore", str(copy))
+        assert code == 1
+        assert "keytoll.db.before is there already: move it away first" in out
         async with pod.running():
             found = await pod.charged(len(known))
             assert {row["decision_id"]: row["amount"] for row in found} == {
