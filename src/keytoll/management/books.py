@@ -159,11 +159,11 @@ class Books:
         event = self._changes.event(
             by, Action.CHARGES_ARCHIVE, at_us=now_us, owner=by.name, subject="charges", after=picture
         )
-        return await to_the_end(self._archive(before, before_us, event))
+        return await to_the_end(self._archive(by, before, before_us, event))
 
-    async def _archive(self, day: str, before_us: int, event: AuditEvent) -> Archived:
+    async def _archive(self, by: Actor, day: str, before_us: int, event: AuditEvent) -> Archived:
         rows, told = 0, False
-        async with self._changes.lock:
+        async with self._changes.turn(by):
             for _ in range(_BATCHES):
                 some = await self._store.archive_charges(before_us=before_us, name=day, event=None if told else event)
                 if not some:
