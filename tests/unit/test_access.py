@@ -69,7 +69,9 @@ def test_a_network_holds_exactly_its_addresses(base: object, prefix: int, source
     assert networks is not None
     assert networks.hold(str(address)) == (address.version == network.version and address in network)
     assert networks.hold(str(network.network_address))
-    assert networks.hold(str(network.broadcast_address))
+    last = network.broadcast_address
+    # ::/80 and wider ends with addresses that stand for IPv4 ones, which are no IPv6 addresses to us.
+    assert networks.hold(str(last)) == (getattr(last, "ipv4_mapped", None) is None)
 
 
 def test_an_ipv4_address_is_known_also_as_a_socket_for_both_kinds_tells_it() -> None:

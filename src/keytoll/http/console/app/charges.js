@@ -12,6 +12,7 @@ import { endOf, startOf, Time } from "./times.js";
 
 const PAGE = 50;
 const MOST_ROWS = 100_000;
+const TOO_MANY = "More than 100,000 charges fit, which is too much for a browser: choose fewer days, or run keytoll charges export.";
 
 /** The list with its filters; each row can be explained. */
 export function Charges({ scope, title }) {
@@ -118,7 +119,9 @@ async function csvPages(path, asked, told) {
     pages.push(pages.length ? text.slice(text.indexOf("\n") + 1) : text);
     told((rows += 1000));
     after = nextOf(response);
-  } while (after && rows < MOST_ROWS);
+    // Half a file would look like a whole one.
+    if (after && rows >= MOST_ROWS) throw new Error(TOO_MANY);
+  } while (after);
   return pages;
 }
 
