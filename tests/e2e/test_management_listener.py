@@ -44,7 +44,8 @@ async def people(gateway: Gateway, *, source: str = "127.0.0.1") -> AsyncIterato
 
 async def signed_up(gateway: Gateway) -> Person:
     number = next(_names)
-    name, organization = f"person-{number}", f"org-{number}"
+    # Names of this file's own: other tests sign people up at the same gateway.
+    name, organization = f"visitor-{number}", f"guild-{number}"
     async with gateway.stack.operator() as operator:
         (await operator.post("/api/v1/users", json={"name": name})).raise_for_status()
         wanted = {"name": organization, "admin": name}

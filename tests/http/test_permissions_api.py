@@ -18,6 +18,7 @@ EDIT = {"name": "renamed"}
 TABLE: list[tuple[str, str, str, object, tuple[int, int, int, int]]] = [
     ("get_about", "GET", "about", None, (200, 200, 200, 200)),
     ("get_me", "GET", "me", None, (200, 200, 200, 200)),
+    ("archive_charges", "POST", "charge-archives", {"before": "2026-01-01"}, (200, 403, 403, 403)),
     ("list_users", "GET", "users", None, (200, 403, 403, 403)),
     ("create_user", "POST", "users", {"name": "erin"}, (201, 403, 403, 403)),
     ("get_user", "GET", "users/alice", None, (200, 200, 404, 404)),

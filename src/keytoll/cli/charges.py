@@ -148,7 +148,7 @@ def archive(
     rows, complete = 0, False
     with connected(server, run_dir) as client:
         while not complete:
-            archived = client.call("POST", "/charges/archive", {"before": before})
+            archived = client.call("POST", "/charge-archives", {"before": before})
             rows, complete = rows + archived["rows"], archived["complete"]
     typer.echo(f"{rows} charges admitted before {before} were moved to archive-{before}.db, beside the store.")
 

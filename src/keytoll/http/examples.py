@@ -133,6 +133,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "base_url": "https://gateway.example/v1",
     },
     "AccessTokenOut": _TOKEN,
+    "ArchiveIn": {"before": "2026-01-01"},
+    "ArchivedOut": {"archive": "2026-01-01", "rows": 1000, "complete": True},
     "ChargeDetail": _EXPLAINED,
     "ChargePage": _page(_CHARGE),
     "CreatedKey": {**_KEY, "secret": _SECRET},

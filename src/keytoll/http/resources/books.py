@@ -104,7 +104,7 @@ async def list_charges(
     return await _page(query, query.to_core(query.owner), by, services, about, request)
 
 
-@_ledger.post("/charges/archive", operation_id="archive_charges", responses=problems(400, 413))
+@_ledger.post("/charge-archives", operation_id="archive_charges", responses=problems(400, 413))
 async def archive_charges(body: ArchiveIn, _: Nothing, by: By, services: Services) -> ArchivedOut:
     """Move old charges out of the ledger into an archive beside the store; no total changes. For operators."""
     return ArchivedOut.of(await services.books.archive(by, before=body.before))
