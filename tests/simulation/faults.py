@@ -19,7 +19,7 @@ from keytoll.core.pricing import Prices
 from keytoll.losses import LossDetector
 from keytoll.settlement import Settlement
 from keytoll.store.base import Batch, Posted, StoreUnavailable
-from keytoll.store.sqlite import posting
+from keytoll.store.sql import sums
 
 _HOUR_US = 3_600_000_000
 
@@ -32,13 +32,13 @@ def hold_dropped_at_restart(patch: pytest.MonkeyPatch) -> None:
 
 def charge_counted_twice(patch: pytest.MonkeyPatch) -> None:
     """Where a batch has several charges, the totals count one of them twice."""
-    real = posting._sum_by_account
+    real = sums.by_account
 
     def twice(charges: Iterable[Charge]) -> Mapping[tuple[str, str], int]:
         given = list(charges)
         return real([*given, *given[1:2]])
 
-    patch.setattr(posting, "_sum_by_account", twice)
+    patch.setattr(sums, "by_account", twice)
 
 
 def month_off_by_an_hour(patch: pytest.MonkeyPatch) -> None:

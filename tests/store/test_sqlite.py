@@ -37,8 +37,9 @@ from keytoll.store.base import (
     StoreUnavailable,
     UsageQuery,
 )
+from keytoll.store.sql import queries as shared
+from keytoll.store.sql import store as sql_store
 from keytoll.store.sqlite import SqliteStore, database, queries
-from keytoll.store.sqlite import store as sqlite_store
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ async def test_a_deleted_key_stays_as_a_row(path: Path, sqlite: SqliteStore) -> 
 
 # --- plans ---
 
-_unsettled = queries.list_unsettled
+_unsettled = shared.list_unsettled
 _ALL, _OWNER, _KEY = ChargeQuery(), ChargeQuery(owner="o"), ChargeQuery(key_id="k")
 _PAGE = ChargeQuery(owner="o", since_us=1, after="c")
 _KEYS, _OWNED = KeyQuery(), KeyQuery(owner="o", after="k")
@@ -249,51 +250,51 @@ _OWNER_PLANS = {
     "owner": (queries.OWNER, "PRIMARY KEY (kind=? AND name=?)"),
     "user": (queries.USER, "PRIMARY KEY (kind=? AND name=?)"),
     "users": (queries.LIST_USERS, "PRIMARY KEY (kind=? AND name>?)"),
-    "organizations": (queries.LIST_ORGANIZATIONS, "PRIMARY KEY (kind=? AND name>?)"),
+    "organizations": (shared.LIST_ORGANIZATIONS, "PRIMARY KEY (kind=? AND name>?)"),
     "organizations of a person": (
-        queries.LIST_ORGANIZATIONS_OF_USER,
+        shared.LIST_ORGANIZATIONS_OF_USER,
         "members_of_user (user=? AND organization>?)",
     ),
     "token": (queries.PERSON_BY_TOKEN, "access_tokens USING INDEX sqlite_autoindex_access_tokens_2 (digest=?)"),
     "roles": (queries.PERSON_BY_TOKEN, "members USING INDEX members_of_user (user=?)"),
-    "members": (queries.LIST_MEMBERS, "PRIMARY KEY (organization=? AND user>?)"),
+    "members": (shared.LIST_MEMBERS, "PRIMARY KEY (organization=? AND user>?)"),
     "admins": (queries.TWO_ADMINS, "PRIMARY KEY (organization=?)"),
-    "everywhere": (queries.REMOVE_FROM_ALL, "members_of_user (user=?)"),
+    "everywhere": (shared.REMOVE_FROM_ALL, "members_of_user (user=?)"),
     "keys to delete": (queries.DELETE_KEYS_OF_OWNER, "keys USING INDEX keys"),
 }
 _EVENT_PAGE = AuditQuery(since_us=1, until_us=2, after="e")
 _EVENT_PLANS = {
-    "events": (queries.list_events(AuditQuery()), "audit_events USING INDEX audit_events_at"),
-    "events, page": (queries.list_events(_EVENT_PAGE), "audit_events_at (at_us>? AND"),
-    "events of an owner": (queries.list_events(replace(_EVENT_PAGE, owner="o")), "audit_events_of_owner (owner=?"),
-    "events of an actor": (queries.list_events(replace(_EVENT_PAGE, actor="a")), "audit_events_of_actor (actor=?"),
+    "events": (shared.list_events(AuditQuery()), "audit_events USING INDEX audit_events_at"),
+    "events, page": (shared.list_events(_EVENT_PAGE), "audit_events_at (at_us>? AND"),
+    "events of an owner": (shared.list_events(replace(_EVENT_PAGE, owner="o")), "audit_events_of_owner (owner=?"),
+    "events of an actor": (shared.list_events(replace(_EVENT_PAGE, actor="a")), "audit_events_of_actor (actor=?"),
     "events of a sort": (
-        queries.list_events(replace(_EVENT_PAGE, action=Action.KEY_EDIT)),
+        shared.list_events(replace(_EVENT_PAGE, action=Action.KEY_EDIT)),
         "audit_events_of_action (action=?",
     ),
 }
 _USAGE_PLANS = {
-    "usage": (queries.usage(UsageQuery("a", "b")), "usage_of_day (day>? AND day<?)"),
-    "usage of an owner": (queries.usage(UsageQuery("a", "b", "o")), "PRIMARY KEY (owner=? AND day>? AND day<?)"),
+    "usage": (shared.usage(UsageQuery("a", "b")), "usage_of_day (day>? AND day<?)"),
+    "usage of an owner": (shared.usage(UsageQuery("a", "b", "o")), "PRIMARY KEY (owner=? AND day>? AND day<?)"),
     "usage by day": (
-        queries.usage(UsageQuery("a", "b", "o", frozenset({Group.DAY}))),
+        shared.usage(UsageQuery("a", "b", "o", frozenset({Group.DAY}))),
         "PRIMARY KEY (owner=? AND day>? AND day<?)",
     ),
     "usage of groups": (queries.USAGE_OF_GROUPS, "PRIMARY KEY (owner=? AND day=? AND key_id=? AND model=?)"),
 }
 _PLANS = {
-    "charges of a model": (queries.list_charges(ChargeQuery(model="m", after="c")), "charges_of_model (model=?"),
+    "charges of a model": (shared.list_charges(ChargeQuery(model="m", after="c")), "charges_of_model (model=?"),
     "charges of an owner and a model": (
-        queries.list_charges(ChargeQuery(owner="o", model="m", until_us=9)),
+        shared.list_charges(ChargeQuery(owner="o", model="m", until_us=9)),
         "charges_of_owner_and_model (owner=? AND model=?",
     ),
-    "charges": (queries.list_charges(_ALL), "charges USING INDEX charges_admitted"),
-    "charges, page": (queries.list_charges(ChargeQuery(after="c")), "charges_admitted (admitted_at_us<?)"),
-    "charges since": (queries.list_charges(ChargeQuery(since_us=1)), "charges_admitted (admitted_at_us>?)"),
-    "charges of an owner": (queries.list_charges(_OWNER), "charges_of_owner (owner=?)"),
-    "charges of an owner, page": (queries.list_charges(_PAGE), "charges_of_owner (owner=? AND admitted_at_us>? AND"),
-    "charges of a key": (queries.list_charges(_KEY), "charges_of_key (key_id=?)"),
-    "key by name": (queries.KEY_NAMED, "keys_name (owner=? AND name=?)"),
+    "charges": (shared.list_charges(_ALL), "charges USING INDEX charges_admitted"),
+    "charges, page": (shared.list_charges(ChargeQuery(after="c")), "charges_admitted (admitted_at_us<?)"),
+    "charges since": (shared.list_charges(ChargeQuery(since_us=1)), "charges_admitted (admitted_at_us>?)"),
+    "charges of an owner": (shared.list_charges(_OWNER), "charges_of_owner (owner=?)"),
+    "charges of an owner, page": (shared.list_charges(_PAGE), "charges_of_owner (owner=? AND admitted_at_us>? AND"),
+    "charges of a key": (shared.list_charges(_KEY), "charges_of_key (key_id=?)"),
+    "key by name": (shared.KEY_NAMED, "keys_name (owner=? AND name=?)"),
     "names of keys": (queries.KEY_NAMES, "keys USING INDEX sqlite_autoindex_keys_1 (id=?)"),
     **_KEY_PLANS,
     **_OWNER_PLANS,
@@ -301,10 +302,10 @@ _PLANS = {
     **_USAGE_PLANS,
     "key by digest": (queries.KEY_BY_DIGEST, "keys USING INDEX sqlite_autoindex_keys_2 (digest=?)"),
     "key by old digest": (queries.KEY_BY_DIGEST, "keys USING INDEX keys_old_digest (old_digest=?)"),
-    "asked once": (queries.ASKED, "asked_once USING INDEX sqlite_autoindex_asked_once_1 (id=?)"),
-    "asked long ago": (queries.FORGET_ASKED, "asked_once_at (at_us<?)"),
-    "asked too much": (queries.FORGET_MOST_ASKED, "asked_once USING INTEGER PRIMARY KEY (rowid<?)"),
-    "row by id": (queries.CHARGE, "charges USING INDEX sqlite_autoindex_charges_1 (id=?)"),
+    "asked once": (shared.ASKED, "asked_once USING INDEX sqlite_autoindex_asked_once_1 (id=?)"),
+    "asked long ago": (shared.FORGET_ASKED, "asked_once_at (at_us<?)"),
+    "asked too much": (shared.FORGET_MOST_ASKED, "asked_once USING INTEGER PRIMARY KEY (rowid<?)"),
+    "row by id": (shared.CHARGE, "charges USING INDEX sqlite_autoindex_charges_1 (id=?)"),
     "open": (
         _unsettled(after=None, settled_later=False),
         "open_unsettled USING COVERING INDEX open_unsettled_admitted",
@@ -312,13 +313,13 @@ _PLANS = {
     "open, page": (_unsettled(after="c", settled_later=False), "open_unsettled_admitted (opened_at_us<?)"),
     "unsettled": (_unsettled(after=None, settled_later=True), "charges USING INDEX charges_unsettled"),
     "unsettled, page": (_unsettled(after="c", settled_later=True), "charges_unsettled (admitted_at_us<?)"),
-    "open, counted": (queries.COUNT_UNSETTLED, "SCAN open_unsettled"),
+    "open, counted": (shared.COUNT_UNSETTLED, "SCAN open_unsettled"),
     "rows of decisions": (queries.ROWS_OF_DECISIONS, "charges_decision (decision_id=?)"),
     "settled decisions": (queries.SETTLED, "COVERING INDEX charges_decision (decision_id=?)"),
-    "history of prices": (queries.PRICE_HISTORY, "price_versions_of_model (model=?)"),
+    "history of prices": (shared.PRICE_HISTORY, "price_versions_of_model (model=?)"),
     "prices noted last": (queries.NOTE_PRICES, "price_versions_of_model (model=? AND from_us=?)"),
     "totals": (queries.TOTALS, "PRIMARY KEY (subject=? AND month=?)"),
-    "totals of an owner": (queries.OWNER_TOTALS, "PRIMARY KEY (subject=?)"),
+    "totals of an owner": (shared.OWNER_TOTALS, "PRIMARY KEY (subject=?)"),
 }
 
 
@@ -335,7 +336,7 @@ async def test_a_query_uses_its_index_and_sorts_nothing(path: Path, sqlite: Sqli
 async def test_of_what_was_asked_for_only_the_newest_are_kept(
     path: Path, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "MAX_ONCE", 3)
+    monkeypatch.setattr(sql_store, "MAX_ONCE", 3)
     for number in range(10):
         key = make_key()
         await keep_key(sqlite, key, Once(number.to_bytes(32), b"f" * 32, key.id, 0))
@@ -410,7 +411,7 @@ async def test_a_transaction_that_is_itself_cancelled_is_rolled_back_and_the_nex
         caller = asyncio.create_task(sqlite.post(Batch([charge])))
         for _ in range(turns):
             await sqlite.positions()
-        for task in list(sqlite._writer._running):
+        for task in list(sqlite._writer.underway.tasks):
             task.cancel()
         await asyncio.wait([caller])
         again = await sqlite.post(Batch([charge]))

@@ -13,11 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-import aiosqlite
-
 from keytoll.core.audit import AuditEvent
 from keytoll.store.base import StoreUnavailable
-from keytoll.store.sqlite import owning, queries
+from keytoll.store.sql import owning
+from keytoll.store.sql.transactions import Transaction
+from keytoll.store.sqlite import queries
 from keytoll.store.sqlite.database import driver_errors
 
 
@@ -40,7 +40,7 @@ def copy(store: Path, archive: Path, decision_ids: Sequence[str]) -> int:
 
 
 async def remove(
-    connection: aiosqlite.Connection,
+    transaction: Transaction,
     archive: Path,
     decision_ids: Sequence[str],
     *,
@@ -49,11 +49,11 @@ async def remove(
 ) -> int:
     """Remove what was copied within the open transaction, and return how many rows that were."""
     values = {"decision_ids": json.dumps(decision_ids), "archive": archive.name}
-    noted = list(await connection.execute_fetchall(queries.NOTE_ARCHIVED, values))
+    noted = list(await transaction.fetch(queries.NOTE_ARCHIVED, values))
     if len(noted) != copied:
         raise StoreUnavailable(f"{archive} has {copied} of {len(noted)} rows that it should have")
-    await connection.execute_fetchall(queries.REMOVE_ARCHIVED, values)
-    await owning.tell(connection, [] if event is None else [event])
+    await transaction.fetch(queries.REMOVE_ARCHIVED, values)
+    await owning.tell(transaction, [] if event is None else [event])
     return len(noted)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from keytoll.store.base import StoreLocked, StoreUnavailable
+from keytoll.store.sql.transactions import Dialect, Underway, Values, Work
+from keytoll.store.sqlite import queries
 
 _Result = TypeVar("_Result")
-_Work = Callable[[aiosqlite.Connection], Coroutine[Any, Any, _Result]]
 
 OLDEST_SQLITE = (3, 37)
 """The first with STRICT tables."""
@@ -74,35 +75,40 @@ async def connected(
         await connection.close()
 
 
+class _Transaction:
+    """An open transaction of the writer."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self.dialect: Dialect = queries
+
+    async def fetch(self, statement: str, values: Values = ()) -> Sequence[Any]:
+        """Run a statement and return the rows that it finds or returns."""
+        return list(await self._connection.execute_fetchall(statement, values))
+
+    async def repeat(self, statement: str, rows: Iterable[Values]) -> None:
+        """Run a statement for each of the rows."""
+        await self._connection.executemany(statement, rows)
+
+
 class Writer:
     """The one connection that writes. Its transactions run one at a time, and each to its end."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()
-        self._running: set[asyncio.Task[Any]] = set()
+        self.underway = Underway()
 
-    async def run(self, work: _Work[_Result]) -> _Result:
-        """Run the work in a transaction: committed if it returns, rolled back if it raises.
+    async def run(self, work: Work[_Result]) -> _Result:
+        """Run the work in a transaction: committed if it returns, rolled back if it raises."""
+        return await self.underway.run(self._transaction(work))
 
-        A caller that is cancelled only stops waiting: the transaction goes on, so that it is never left half-way open.
-        """
-        task = asyncio.create_task(self._transaction(work))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
-
-    async def finish(self) -> None:
-        """Wait for all transactions that were started."""
-        while self._running:
-            await asyncio.wait(self._running)
-
-    async def _transaction(self, work: _Work[_Result]) -> _Result:
+    async def _transaction(self, work: Work[_Result]) -> _Result:
         async with self._turn:
             with driver_errors():
                 try:
                     await self._connection.execute_fetchall("BEGIN IMMEDIATE")
-                    result = await work(self._connection)
+                    result = await work(_Transaction(self._connection))
                     await self._connection.commit()
                 except BaseException:
                     # Also after a commit that failed (disk full). Does nothing where SQLite rolled back by itself.

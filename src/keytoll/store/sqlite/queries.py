@@ -1,69 +1,24 @@
-"""All SQL of the SQLite store but its schema, which is in `migrations/`."""
+"""The SQL of the SQLite store that the other store says in another way. What both say is in `store.sql.queries`."""
 
-from keytoll.core.keys import KeyStatus
-from keytoll.core.usage import Group
-from keytoll.store.base import AuditQuery, ChargeQuery, KeyQuery, KeySort, UsageQuery
+from keytoll.store.base import KeyQuery
+from keytoll.store.sql import queries as shared
 
 REVISION = "SELECT COALESCE(MAX(seq), 0) FROM charges"
 
 # --- keys ---
 
-_KEY_COLUMNS = """
-    id, owner, name, digest, last4, quota_kind, limit_nano, expires_at_us, created_at_us, created_by, disabled,
-    allowed_models, allowed_networks, old_digest, old_valid_until_us
-"""
-
-INSERT_KEY = f"""
-INSERT INTO keys ({_KEY_COLUMNS}, folded_name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-RETURNING id
-"""  # noqa: S608 - of constants alone
-
-UPDATE_KEY = """
-UPDATE keys
-SET name = :name, folded_name = :folded_name, quota_kind = :quota_kind, limit_nano = :limit_nano, expires_at_us = :expires_at_us,
-    disabled = :disabled, allowed_models = :allowed_models, allowed_networks = :allowed_networks
-WHERE id = :id AND deleted_at_us IS NULL
-RETURNING id
-"""
-
-ROTATE_KEY = """
-UPDATE keys
-SET digest = :digest, last4 = :last4, old_digest = :old_digest, old_valid_until_us = :old_valid_until_us
-WHERE id = :id AND deleted_at_us IS NULL
-RETURNING id
-"""
-
 USE_KEY = "UPDATE keys SET last_used_at_us = MAX(COALESCE(last_used_at_us, :at_us), :at_us) WHERE id = :id"
 
-INSERT_ASKED = "INSERT INTO asked_once (id, fingerprint, key_id, at_us) VALUES (?, ?, ?, ?)"
-
-FORGET_MOST_ASKED = "DELETE FROM asked_once WHERE seq <= (SELECT MAX(seq) FROM asked_once) - :kept"
-
-FORGET_ASKED = "DELETE FROM asked_once WHERE at_us < :before_us"
-
-ASKED = "SELECT id, fingerprint, key_id, at_us FROM asked_once WHERE id = :id"
-
-DELETE_KEY = """
-UPDATE keys SET deleted_at_us = :deleted_at_us WHERE id = :id AND deleted_at_us IS NULL RETURNING id
-"""
-
 DELETE_KEYS_OF_OWNER = f"""
-UPDATE keys SET deleted_at_us = :deleted_at_us WHERE owner = :owner AND deleted_at_us IS NULL RETURNING {_KEY_COLUMNS}
+UPDATE keys SET deleted_at_us = :deleted_at_us
+WHERE owner = :owner AND deleted_at_us IS NULL
+RETURNING {shared.KEY_COLUMNS}
 """  # noqa: S608 - of constants alone
 
-# One statement, so that key, totals and revision are of one snapshot.
-_STORED_KEY = f"""
-SELECT
-    {_KEY_COLUMNS}, last_used_at_us,
-    (SELECT json_group_object(month, spent_nano) FROM totals WHERE subject = keys.id),
-    (SELECT COALESCE(MAX(seq), 0) FROM charges)
-FROM keys
-WHERE deleted_at_us IS NULL
-"""  # noqa: S608 - of constants alone
+_STORED_KEY = shared.stored_key(object_of="json_group_object", revision=REVISION)
 
-KEY_BY_DIGEST = _STORED_KEY + "AND (digest = :digest OR old_digest = :digest)"
-KEY_BY_ID = _STORED_KEY + "AND id = :id"
-KEY_NAMED = "SELECT id FROM keys WHERE owner = :owner AND name = :name AND deleted_at_us IS NULL"
+KEY_BY_DIGEST = _STORED_KEY + shared.BY_DIGEST
+KEY_BY_ID = _STORED_KEY + shared.BY_ID
 KEY_NAMES = """
 SELECT keys.id, keys.name FROM json_each(:key_ids) AS given CROSS JOIN keys ON keys.id = given.value
 """
@@ -71,124 +26,20 @@ SELECT keys.id, keys.name FROM json_each(:key_ids) AS given CROSS JOIN keys ON k
 
 def list_keys(query: KeyQuery) -> str:
     """Return the statement with only the conditions that the query gives, in the order of an index."""
-    column, (follows, direction) = _SORTED_BY[query.sort], ("<", "DESC") if query.descending else (">", "ASC")
-    ordered = [column, "id"] if column != "id" else ["id"]
-    conditions = {
-        "AND owner = :owner\n": query.owner,
-        "AND INSTR(folded_name, :text)\n": query.text,
-        f"AND {_STANDS.get(query.status or KeyStatus.ACTIVE)}\n": query.status,
-        "AND quota_kind = :quota\n": query.quota,
-        f"AND ({', '.join(ordered)}) {follows} ({', '.join(_after(column, query.owner))})\n": query.after,
-    }
-    given = "".join(condition for condition, value in conditions.items() if value is not None)
-    order = ", ".join(f"{column} {direction}" for column in ordered)
-    return f"{_STORED_KEY}{given}ORDER BY {order} LIMIT :limit"
+    return shared.list_keys(query, _STORED_KEY, position="INSTR")
 
-
-def _after(column: str, owner: str | None) -> list[str]:
-    """Return where a page begins: behind a key as it was listed, or as it is where that can't have moved it much.
-
-    Another owner's key is behind none: where a page began would tell how its name and its expiry compare.
-    """
-    if column == "id":
-        return [":after"]
-    if column == "used_at_us":
-        return [":after_us", ":after"]
-    owned = "" if owner is None else " AND owner = :owner"
-    return [f"(SELECT {column} FROM keys WHERE id = :after{owned})", ":after"]  # noqa: S608 - of constants alone
-
-
-_SORTED_BY = {
-    KeySort.CREATED_AT: "id",  # which begins with the time
-    KeySort.NAME: "folded_name",
-    KeySort.EXPIRES_AT: "ends_at_us",
-    KeySort.LAST_USED_AT: "used_at_us",
-}
-
-_EXPIRED = "ends_at_us <= :now_us"
-_SPENT = """COALESCE(limit_nano <= COALESCE((
-    SELECT spent_nano FROM totals
-    WHERE subject = keys.id AND month = CASE quota_kind WHEN 'monthly' THEN :month ELSE '' END
-), 0), FALSE)"""
-_STANDS = {
-    KeyStatus.DISABLED: "disabled",
-    KeyStatus.EXPIRED: f"NOT disabled AND {_EXPIRED}",
-    KeyStatus.SPENT: f"NOT disabled AND NOT {_EXPIRED} AND {_SPENT}",
-    KeyStatus.ACTIVE: f"NOT disabled AND NOT {_EXPIRED} AND NOT {_SPENT}",
-}
 
 # --- owners ---
 
 OWNER = "SELECT deleted_at_us FROM owners WHERE kind = :kind AND name = :name"
 
-INSERT_OWNER = "INSERT INTO owners (kind, name, created_at_us) VALUES (:kind, :name, :created_at_us)"
+_USERS = shared.users(object_of="json_group_object")
+USER = _USERS + shared.OF_NAME
+LIST_USERS = _USERS + shared.PAGE_OF_NAMES
 
-DELETE_OWNER = """
-UPDATE owners SET deleted_at_us = :deleted_at_us
-WHERE kind = :kind AND name = :name AND deleted_at_us IS NULL
-RETURNING name
-"""
-
-_USERS = """
-SELECT
-    owners.name, owners.created_at_us, access_tokens.digest, access_tokens.last4, access_tokens.created_at_us,
-    (SELECT json_group_object(organization, role) FROM members WHERE members.user = owners.name)
-FROM owners LEFT JOIN access_tokens ON access_tokens.user = owners.name
-WHERE owners.kind = 'users' AND owners.deleted_at_us IS NULL
-"""
-USER = _USERS + "AND owners.name = :name"
-LIST_USERS = _USERS + "AND owners.name > :after ORDER BY owners.name LIMIT :limit"
-
-_ORGANIZATIONS = """
-SELECT
-    owners.name, owners.created_at_us,
-    (SELECT COUNT(*) FROM members WHERE members.organization = owners.name)
-FROM owners
-WHERE owners.kind = 'organizations' AND owners.deleted_at_us IS NULL
-"""
-ORGANIZATION = _ORGANIZATIONS + "AND owners.name = :name"
-LIST_ORGANIZATIONS = _ORGANIZATIONS + "AND owners.name > :after ORDER BY owners.name LIMIT :limit"
-LIST_ORGANIZATIONS_OF_USER = """
-SELECT
-    owners.name, owners.created_at_us,
-    (SELECT COUNT(*) FROM members AS all_members WHERE all_members.organization = owners.name)
-FROM members CROSS JOIN owners ON owners.kind = 'organizations' AND owners.name = members.organization
-WHERE members.user = :of AND members.organization > :after
-ORDER BY members.organization
-LIMIT :limit
-"""
-
-PERSON_BY_TOKEN = """
-SELECT user, (SELECT json_group_object(organization, role) FROM members WHERE members.user = access_tokens.user)
-FROM access_tokens
-WHERE digest = :digest
-"""  # noqa: S105
-
-PUT_TOKEN = """
-INSERT INTO access_tokens (user, digest, last4, created_at_us) VALUES (?, ?, ?, ?)
-ON CONFLICT (user) DO UPDATE
-SET digest = excluded.digest, last4 = excluded.last4, created_at_us = excluded.created_at_us
-"""  # noqa: S105
-
-DROP_TOKEN = "DELETE FROM access_tokens WHERE user = :user RETURNING user"  # noqa: S105
-
-MEMBER = "SELECT user, role, added_at_us FROM members WHERE organization = :organization AND user = :user"
-
-LIST_MEMBERS = """
-SELECT user, role, added_at_us FROM members WHERE organization = :organization AND user > :after
-ORDER BY user LIMIT :limit
-"""
-
-PUT_MEMBER = """
-INSERT INTO members (organization, user, role, added_at_us) VALUES (?, ?, ?, ?)
-ON CONFLICT (organization, user) DO UPDATE SET role = excluded.role
-"""
-
-REMOVE_MEMBER = "DELETE FROM members WHERE organization = :organization AND user = :user RETURNING user"
+PERSON_BY_TOKEN = shared.person_by_token(object_of="json_group_object")
 
 REMOVE_MEMBERS = "DELETE FROM members WHERE organization = :name"
-
-REMOVE_FROM_ALL = "DELETE FROM members WHERE user = :name"
 
 TWO_ADMINS = "SELECT user FROM members WHERE organization = :organization AND role = 'admin' LIMIT 2"
 
@@ -219,27 +70,6 @@ RETURNING id
 
 REMOVE_ARCHIVED = f"DELETE FROM charges {_OF_DECISIONS}"  # noqa: S608
 
-# --- the audit log ---
-
-_EVENT_COLUMNS = "id, at_us, actor, action, owner, subject, subject_name, source, before, after"
-
-INSERT_EVENT = f"INSERT INTO audit_events ({_EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-
-
-def list_events(query: AuditQuery) -> str:
-    """Return the statement with only the conditions that the query gives, so that each uses its index."""
-    conditions = {
-        "AND owner = :owner\n": query.owner,
-        "AND actor = :actor\n": query.actor,
-        "AND action = :action\n": query.action,
-        "AND at_us >= :since_us\n": query.since_us,
-        "AND at_us < :until_us\n": query.until_us,
-        "AND (at_us, id) < ((SELECT at_us FROM audit_events WHERE id = :after), :after)\n": query.after,
-    }
-    given = "".join(condition for condition, value in conditions.items() if value is not None)
-    return f"SELECT {_EVENT_COLUMNS} FROM audit_events WHERE TRUE\n{given}ORDER BY at_us DESC, id DESC LIMIT :limit"  # noqa: S608
-
-
 # --- posting ---
 
 ROWS_OF_DECISIONS = """
@@ -252,20 +82,8 @@ FROM json_each(:decision_ids) AS given
 CROSS JOIN archived_charges AS archived ON archived.decision_id = given.value
 """
 
-_CHARGE_COLUMNS = """
-    id, kind, day, decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, status, attempts,
-    request_bytes, answer_bytes, events, hold_nano,
-    input_byte_millitokens, output_byte_millitokens, event_millitokens,
-    output_told, uncharged_usage,
-    measured, amount_nano, settled_at_us,
-    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
-    reasoning_tokens,
-    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
-    audio_output_price_nano, request_price_nano
-"""
-
 INSERT_CHARGE = f"""
-INSERT INTO charges ({_CHARGE_COLUMNS}, fingerprint, refers_to) VALUES (
+INSERT INTO charges ({shared.CHARGE_COLUMNS}, fingerprint, refers_to) VALUES (
     ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
     ?, ?, ?, ?,
     ?, ?, ?,
@@ -297,13 +115,8 @@ INSERT INTO totals (subject, month, spent_nano) VALUES (?, ?, ?)
 ON CONFLICT (subject, month) DO UPDATE SET spent_nano = excluded.spent_nano
 """
 
-_TOKENS = """
-    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, audio_input_tokens, audio_output_tokens,
-    reasoning_tokens
-"""
-
 USAGE_OF_GROUPS = f"""
-SELECT usage.owner, usage.day, usage.key_id, usage.model, requests, {_TOKENS}, amount_nano
+SELECT usage.owner, usage.day, usage.key_id, usage.model, requests, {shared.CLASS_COLUMNS}, amount_nano
 FROM json_each(:groups) AS given
 CROSS JOIN usage
     ON usage.owner = json_extract(given.value, '$[0]') AND usage.day = json_extract(given.value, '$[1]')
@@ -311,61 +124,11 @@ CROSS JOIN usage
 """  # noqa: S608 - of constants alone
 
 PUT_USAGE = f"""
-INSERT OR REPLACE INTO usage (owner, day, key_id, model, requests, {_TOKENS}, amount_nano)
+INSERT OR REPLACE INTO usage (owner, day, key_id, model, requests, {shared.CLASS_COLUMNS}, amount_nano)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608 - of constants alone
 
-INSERT_REJECTED = "INSERT INTO rejected (reason, text, at_us) VALUES (?, ?, ?)"
-
-INSERT_CONFLICT = """
-INSERT INTO conflicts (decision_id, fingerprint, entry, at_us) VALUES (?, ?, ?, ?)
-ON CONFLICT (decision_id, fingerprint) DO NOTHING
-"""
-
-PUT_POSITION = """
-INSERT INTO journal_positions (file, offset_bytes) VALUES (?, ?)
-ON CONFLICT (file) DO UPDATE SET offset_bytes = excluded.offset_bytes
-"""
-
-# --- the ledger, read ---
-
-_CHARGES = f"SELECT {_CHARGE_COLUMNS} FROM charges\n"  # noqa: S608 - of constants alone
-
-CHARGE = _CHARGES + "WHERE id = :id"
-
-
-def list_charges(query: ChargeQuery) -> str:
-    """Return the statement with only the conditions that the query gives, so that each uses its index."""
-    conditions = {
-        "AND owner = :owner\n": query.owner,
-        "AND key_id = :key_id\n": query.key_id,
-        "AND model = :model\n": query.model,
-        "AND admitted_at_us >= :since_us\n": query.since_us,
-        "AND admitted_at_us < :until_us\n": query.until_us,
-        "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n": query.after,
-    }
-    given = "".join(condition for condition, value in conditions.items() if value is not None)
-    return _CHARGES + "WHERE kind <> 'unsettled'\n" + given + "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit"
-
-
-def list_unsettled(*, after: str | None, settled_later: bool) -> str:
-    """Return the statement over all unsettled rows, or over the open ones."""
-    statement, page, order = _ALL_UNSETTLED if settled_later else _OPEN_UNSETTLED
-    return statement + ("" if after is None else page) + order
-
-
-_ALL_UNSETTLED = (
-    _CHARGES + "WHERE kind = 'unsettled'\n",
-    "AND (admitted_at_us, seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n",
-    "ORDER BY admitted_at_us DESC, seq DESC LIMIT :limit",
-)
-_OPEN_UNSETTLED = (
-    f"SELECT {_CHARGE_COLUMNS} FROM open_unsettled CROSS JOIN charges ON seq = open_seq WHERE TRUE\n",  # noqa: S608
-    "AND (opened_at_us, open_seq) < (SELECT admitted_at_us, seq FROM charges WHERE id = :after)\n",
-    "ORDER BY opened_at_us DESC, open_seq DESC LIMIT :limit",
-)
-
-COUNT_UNSETTLED = "SELECT COUNT(*) FROM open_unsettled"
+# --- the ledger, prices and positions ---
 
 SETTLED = """
 SELECT charges.decision_id
@@ -377,41 +140,7 @@ FROM json_each(:decision_ids) AS given
 CROSS JOIN archived_charges AS archived ON archived.decision_id = given.value
 """
 
-OWNER_TOTALS = "SELECT month, spent_nano FROM totals WHERE subject = :owner AND month <> ''"
-
-_GROUPED_BY = {Group.OWNER: "owner", Group.DAY: "day", Group.KEY: "key_id", Group.MODEL: "model"}
-_SUMMED = ("requests", *_TOKENS.replace(",", " ").split(), "amount_nano")
-_SUMS = ", ".join(f"SUM({column} >> 32), SUM({column} & 4294967295)" for column in _SUMMED)
-"""Each sum in two halves: it may be beyond 64 bits, where SQLite would give up."""
-
-
-def usage(query: UsageQuery) -> str:
-    """Return the statement that sums by the groups that the query gives, sorted by them. Other groups are NULL."""
-    chosen = [column for group, column in _GROUPED_BY.items() if group in query.group_by]
-    groups = ", ".join(column if column in chosen else "NULL" for column in _GROUPED_BY.values())
-    owned = "" if query.owner is None else "owner = :owner AND "
-    grouped = f"GROUP BY {', '.join(chosen)} ORDER BY {', '.join(chosen)} " if chosen else ""
-    days = f"{owned}day BETWEEN :since AND :until"
-    return f"SELECT {groups}, {_SUMS}\nFROM usage WHERE {days}\n{grouped}LIMIT :limit"
-
-
-# --- prices and positions ---
-
-INSERT_PRICES = """
-INSERT INTO prices (
-    id, input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
-    audio_output_price_nano, request_price_nano
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""
-
-PRICES = """
-SELECT
-    input_price_nano, cached_input_price_nano, cache_write_price_nano, output_price_nano, audio_input_price_nano,
-    audio_output_price_nano, request_price_nano
-FROM prices
-WHERE id = :id
-"""
+INSERT_PRICES = shared.INSERT_PRICES + "ON CONFLICT (id) DO NOTHING"
 
 NOTE_PRICES = """
 INSERT INTO price_versions (model, from_us, price_id, noted_at_us)
@@ -421,16 +150,4 @@ WHERE :price_id IS NOT (
 )
 """
 
-PRICE_HISTORY = "SELECT from_us, price_id, noted_at_us FROM price_versions WHERE model = :model ORDER BY from_us, seq"
-
-POSITIONS = "SELECT file, offset_bytes FROM journal_positions"
-
 FORGET_POSITIONS = "DELETE FROM journal_positions WHERE file IN (SELECT value FROM json_each(:files))"
-
-# --- the deployment ---
-
-KEEP_CURRENCY = """
-INSERT INTO deployment (name, value) VALUES ('currency', :currency)
-ON CONFLICT (name) DO UPDATE SET value = value
-RETURNING value
-"""

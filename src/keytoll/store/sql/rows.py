@@ -1,4 +1,4 @@
-"""Core's values to the rows of the SQLite store, and back. The order of a row is that of its statement in `queries`."""
+"""Core's values to the rows of a store, and back. The order of a row is that of its statement in `queries`."""
 
 import json
 import re
@@ -20,10 +20,12 @@ from keytoll.core.quota import Quota, QuotaKind, Totals
 from keytoll.core.rates import Rates
 from keytoll.core.usage import Sums, UsageRow
 from keytoll.store.base import KeyQuery, Once, Rejected, StoredKey
-
-Row = Sequence[Any]
+from keytoll.store.sql.transactions import Row
 
 _MICROSECONDS = re.compile(r"\d{1,18}", re.ASCII)
+
+_NOTHING = "{}"
+"""What PostgreSQL makes no object of: no names and values."""
 
 LIFETIME = ""
 """What stands for the month in a total of a key's whole life."""
@@ -55,7 +57,7 @@ _unit_prices = attrgetter(*_PRICES)
 def key_row(key: Key) -> Row:
     """Return the row that INSERT_KEY takes."""
     quota = (key.quota.kind.value, key.quota.limit_nano)
-    lasts = (key.expires_at_us, key.created_at_us, key.created_by, int(key.disabled))
+    lasts = (key.expires_at_us, key.created_at_us, key.created_by, key.disabled)
     old = (key.old_digest, key.old_valid_until_us)
     named = (key.id, key.owner, key.name, key.digest, key.last4)
     return (*named, *quota, *lasts, *_allowed(key), *old, folded(key.name))
@@ -71,7 +73,7 @@ def edited_row(key: Key) -> Mapping[str, Any]:
         "quota_kind": key.quota.kind.value,
         "limit_nano": key.quota.limit_nano,
         "expires_at_us": key.expires_at_us,
-        "disabled": int(key.disabled),
+        "disabled": key.disabled,
         "allowed_models": models,
         "allowed_networks": networks,
     }
@@ -104,7 +106,7 @@ def key_query(query: KeyQuery) -> dict[str, Any]:
 def stored_key(row: Row) -> StoredKey:
     """Return the key with its totals."""
     *columns, last_used_at_us, totals, revision = row
-    by_month = json.loads(totals)
+    by_month = json.loads(totals or _NOTHING)
     return StoredKey(key(columns), Totals(by_month.pop(LIFETIME, 0), by_month), revision, last_used_at_us)
 
 
@@ -154,8 +156,8 @@ def person(row: Row) -> Person:
     return Person(name, _roles(roles))
 
 
-def _roles(text: str) -> Mapping[str, Role]:
-    return {organization: Role(role) for organization, role in json.loads(text).items()}
+def _roles(text: str | None) -> Mapping[str, Role]:
+    return {organization: Role(role) for organization, role in json.loads(text or _NOTHING).items()}
 
 
 def token_row(user: str, token: AccessToken) -> Row:
@@ -254,7 +256,7 @@ def charge(row: Row) -> Charge:
     return Charge(
         id=id_,
         kind=Kind(kind),
-        entry=Entry(decision_id=UUID(decision_id), **facts, rates=rates, reported=reported),
+        entry=Entry(decision_id=UUID(str(decision_id)), **facts, rates=rates, reported=reported),
         prices=Prices(**_named(_PRICES, columns)),
         usage=usage,
         measured=Measured(measured),
@@ -274,10 +276,10 @@ def _reported_row(charge: Charge) -> Row:
     reported = charge.entry.reported
     if reported is None:
         return None, None
-    return int(reported.output_told), None if reported.usage == charge.usage else json.dumps(asdict(reported.usage))
+    return reported.output_told, None if reported.usage == charge.usage else json.dumps(asdict(reported.usage))
 
 
-def _reported(output_told: int | None, uncharged: str | None, charged: Usage) -> Reported | None:
+def _reported(output_told: bool | None, uncharged: str | None, charged: Usage) -> Reported | None:
     if output_told is None:
         return None
     return Reported(charged if uncharged is None else Usage(**json.loads(uncharged)), bool(output_told))
@@ -292,9 +294,10 @@ def conflict_row(charge: Charge) -> Row:
 def rejected_row(rejected: Rejected) -> Row:
     """Return the row that INSERT_REJECTED takes.
 
-    What can't be UTF-8 is escaped: an entry that can't be kept would come again for ever, and hold up all that follow.
+    What no store keeps, what can't be UTF-8 or is NUL, is escaped: an entry that can't be kept would come again for
+    ever, and hold up all that follow.
     """
-    text = rejected.text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = rejected.text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
     return rejected.reason, text, rejected.at_us
 
 
