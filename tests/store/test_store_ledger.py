@@ -396,7 +396,7 @@ _USAGES = st.builds(Usage, *[_COUNTS] * len(fields(Usage)))
 _ENTRIES = st.builds(
     replace,
     st.builds(make_entry),
-    endpoint=st.text(st.characters(codec="utf-8")),
+    endpoint=st.text(st.characters(codec="utf-8", exclude_characters="\0")),  # which no log entry holds
     status=_COUNTS,
     attempts=_COUNTS,
     reported=st.none() | st.builds(Reported, _USAGES, output_told=st.booleans()),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -234,9 +235,8 @@ class SqlStore(ABC):
         """Keep which models have which prices from when, and the price versions, in one transaction."""
 
         async def note(transaction: Transaction) -> None:
-            await transaction.repeat(
-                self.dialect.INSERT_PRICES, (rows.prices_row(prices) for *_, prices in model_prices)
-            )
+            versions = sorted((rows.prices_row(prices) for *_, prices in model_prices), key=itemgetter(0))
+            await transaction.repeat(self.dialect.INSERT_PRICES, versions)
             await transaction.repeat(
                 self.dialect.NOTE_PRICES, (rows.noted_row(*noted, at_us) for noted in model_prices)
             )

@@ -1,0 +1,264 @@
+-- Amounts (_nano) are nano-units of the deployment's currency, instants (_us) microseconds since the UNIX epoch.
+-- What is sorted is sorted by code points (COLLATE "C"), as in SQLite, whatever the database's own order is.
+
+CREATE FUNCTION keytoll_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_ARGV[0];
+END $$;
+
+CREATE TABLE owners (
+    kind          text COLLATE "C" NOT NULL CHECK (kind IN ('users', 'organizations')),
+    name          text COLLATE "C" NOT NULL,
+    created_at_us bigint NOT NULL,
+    deleted_at_us bigint,  -- charges are kept by the name, so a deleted one stays, invisible, and is never used again
+    PRIMARY KEY (kind, name)
+);
+
+CREATE TABLE members (
+    organization text COLLATE "C" NOT NULL,
+    "user"       text COLLATE "C" NOT NULL,
+    role         text NOT NULL CHECK (role IN ('admin', 'member')),
+    added_at_us  bigint NOT NULL,
+    PRIMARY KEY (organization, "user")
+);
+
+CREATE INDEX members_of_user ON members ("user", organization);
+
+CREATE TABLE access_tokens (
+    "user"        text COLLATE "C" NOT NULL PRIMARY KEY,  -- so that a person has one at most
+    digest        bytea NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
+    last4         text NOT NULL,
+    created_at_us bigint NOT NULL
+);
+
+-- No foreign key leads to owners: what was done stays told, whoever is deleted.
+CREATE TABLE audit_events (
+    id           text COLLATE "C" NOT NULL PRIMARY KEY,
+    at_us        bigint NOT NULL,
+    actor        text COLLATE "C" NOT NULL,
+    action       text COLLATE "C" NOT NULL,
+    owner        text COLLATE "C" NOT NULL,
+    subject      text COLLATE "C" NOT NULL,
+    subject_name text NOT NULL,
+    source       text NOT NULL,
+    before       text,  -- JSON: what may be shown of the subject; NULL: it wasn't there
+    after        text -- likewise
+);
+
+CREATE INDEX audit_events_at ON audit_events (at_us, id);
+CREATE INDEX audit_events_of_owner ON audit_events (owner, at_us, id);
+CREATE INDEX audit_events_of_actor ON audit_events (actor, at_us, id);
+CREATE INDEX audit_events_of_action ON audit_events (action, at_us, id);
+
+CREATE TRIGGER audit_events_never_change BEFORE UPDATE OR DELETE ON audit_events
+FOR EACH ROW EXECUTE FUNCTION keytoll_append_only('the audit log');
+CREATE TRIGGER audit_events_never_go BEFORE TRUNCATE ON audit_events
+FOR EACH STATEMENT EXECUTE FUNCTION keytoll_append_only('the audit log');
+
+CREATE TABLE keys (
+    id                 text COLLATE "C" NOT NULL PRIMARY KEY,
+    owner              text COLLATE "C" NOT NULL,
+    name               text COLLATE "C" NOT NULL,
+    folded_name        text COLLATE "C" NOT NULL,  -- without upper and lower case, to search and sort by
+    digest             bytea NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
+    last4              text NOT NULL,
+    quota_kind         text NOT NULL CHECK (quota_kind IN ('unlimited', 'monthly', 'total')),
+    limit_nano         bigint CHECK (limit_nano >= 0),
+    expires_at_us      bigint,
+    created_at_us      bigint NOT NULL,
+    created_by         text NOT NULL DEFAULT 'operator',
+    disabled           boolean NOT NULL DEFAULT FALSE,
+    allowed_models     text,  -- a JSON array of names; NULL: all
+    allowed_networks   text,  -- a JSON array of networks; NULL: everywhere
+    old_digest         bytea CHECK (length(old_digest) = 32),  -- of the secret before the last rotation
+    old_valid_until_us bigint,
+    last_used_at_us    bigint,  -- the newest admission that was settled
+    deleted_at_us      bigint,  -- a deleted key stays for the sake of its charges, and is invisible
+    -- To sort by: what never expires comes last, what was never used first.
+    ends_at_us         bigint NOT NULL GENERATED ALWAYS AS (COALESCE(expires_at_us, 9223372036854775807)) STORED,
+    used_at_us         bigint NOT NULL GENERATED ALWAYS AS (COALESCE(last_used_at_us, 0)) STORED,
+    CHECK ((quota_kind = 'unlimited') = (limit_nano IS NULL)),
+    CHECK ((old_digest IS NULL) = (old_valid_until_us IS NULL))
+);
+
+CREATE UNIQUE INDEX keys_name ON keys (owner, name) WHERE deleted_at_us IS NULL;
+CREATE UNIQUE INDEX keys_old_digest ON keys (old_digest);
+CREATE INDEX keys_of_owner ON keys (owner, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_name ON keys (owner, folded_name, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_end ON keys (owner, ends_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_of_owner_by_use ON keys (owner, used_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_name ON keys (folded_name, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_end ON keys (ends_at_us, id) WHERE deleted_at_us IS NULL;
+CREATE INDEX keys_by_use ON keys (used_at_us, id) WHERE deleted_at_us IS NULL;
+
+-- Changes that were asked for under an id of the caller's, so that a repeat is told from a new one.
+CREATE TABLE asked_once (
+    seq         bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,  -- tells how many came since
+    id          bytea NOT NULL UNIQUE,  -- a hash of that id and of what it was sent for
+    fingerprint bytea NOT NULL,  -- a hash of what was asked for
+    key_id      text COLLATE "C" NOT NULL,
+    at_us       bigint NOT NULL
+);
+
+CREATE INDEX asked_once_at ON asked_once (at_us);
+
+CREATE TABLE prices (
+    id                      text COLLATE "C" NOT NULL PRIMARY KEY,  -- a hash of the prices
+    input_price_nano        bigint NOT NULL,  -- token prices are for a million tokens
+    cached_input_price_nano bigint NOT NULL,
+    cache_write_price_nano  bigint NOT NULL,
+    output_price_nano       bigint NOT NULL,
+    audio_input_price_nano  bigint NOT NULL,
+    audio_output_price_nano bigint NOT NULL,
+    request_price_nano      bigint NOT NULL
+);
+
+-- Which model had which prices from when. Of one model and from_us, the last row applies.
+CREATE TABLE price_versions (
+    seq         bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    model       text COLLATE "C" NOT NULL,
+    from_us     bigint NOT NULL,
+    price_id    text NOT NULL REFERENCES prices (id),
+    noted_at_us bigint NOT NULL
+);
+
+CREATE INDEX price_versions_of_model ON price_versions (model, from_us, seq);
+
+CREATE TRIGGER price_versions_never_change BEFORE UPDATE OR DELETE ON price_versions
+FOR EACH ROW EXECUTE FUNCTION keytoll_append_only('the history of prices');
+CREATE TRIGGER price_versions_never_go BEFORE TRUNCATE ON price_versions
+FOR EACH STATEMENT EXECUTE FUNCTION keytoll_append_only('the history of prices');
+
+-- No foreign key leads to keys or prices: what was used is charged, whatever else is known.
+CREATE TABLE charges (
+    seq                     bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    id                      text COLLATE "C" NOT NULL UNIQUE,
+    kind                    text COLLATE "C" NOT NULL CHECK (kind IN ('charge', 'unsettled', 'correction')),
+    refers_to               text COLLATE "C" REFERENCES charges (id),  -- the unsettled row that a correction corrects
+    decision_id             uuid NOT NULL,
+    key_id                  text COLLATE "C" NOT NULL,
+    owner                   text COLLATE "C" NOT NULL,
+    model                   text COLLATE "C" NOT NULL,
+    endpoint                text NOT NULL,
+    price_id                text NOT NULL,
+    admitted_at_us          bigint NOT NULL,
+    month                   text COLLATE "C" NOT NULL CHECK (month <> ''),
+    day                     text COLLATE "C" NOT NULL CHECK (length(day) = 10),
+    status                  bigint NOT NULL,
+    attempts                bigint NOT NULL,
+    request_bytes           bigint NOT NULL,
+    answer_bytes            bigint NOT NULL,
+    events                  bigint,  -- NULL: the answer was no stream
+    hold_nano               bigint,  -- NULL: the worst case could not be bounded
+    input_byte_millitokens  bigint NOT NULL,  -- what an estimate counts by
+    output_byte_millitokens bigint NOT NULL,
+    event_millitokens       bigint NOT NULL,
+    output_told             boolean,  -- NULL: no usage was reported
+    uncharged_usage         text,  -- JSON: what was reported, where that isn't what the token columns hold
+    measured                text NOT NULL,
+    amount_nano             bigint NOT NULL,
+    settled_at_us           bigint NOT NULL,
+    input_tokens            bigint NOT NULL,
+    cached_input_tokens     bigint NOT NULL,
+    cache_write_tokens      bigint NOT NULL,
+    output_tokens           bigint NOT NULL,
+    audio_input_tokens      bigint NOT NULL,
+    audio_output_tokens     bigint NOT NULL,
+    reasoning_tokens        bigint NOT NULL,  -- part of the output
+    input_price_nano        bigint NOT NULL,  -- the unit prices that amount_nano was computed with
+    cached_input_price_nano bigint NOT NULL,
+    cache_write_price_nano  bigint NOT NULL,
+    output_price_nano       bigint NOT NULL,
+    audio_input_price_nano  bigint NOT NULL,
+    audio_output_price_nano bigint NOT NULL,
+    request_price_nano      bigint NOT NULL,
+    fingerprint             bytea NOT NULL,  -- of the entry's facts
+    CHECK ((kind = 'correction') = (refers_to IS NOT NULL)),
+    CHECK (kind <> 'unsettled' OR amount_nano = 0)
+);
+
+-- A decision has one charge or one unsettled row, and of the latter at most one correction. So two that write at the same
+-- time, one that charges and one that gives up, meet here too.
+CREATE UNIQUE INDEX charges_decision ON charges (decision_id) WHERE kind <> 'correction';
+CREATE UNIQUE INDEX charges_correction ON charges (decision_id) WHERE kind = 'correction';
+CREATE INDEX charges_admitted ON charges (admitted_at_us, seq) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_owner ON charges (owner, admitted_at_us, seq) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_key ON charges (key_id, admitted_at_us, seq) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_model ON charges (model, admitted_at_us, seq) WHERE kind <> 'unsettled';
+CREATE INDEX charges_of_owner_and_model ON charges (owner, model, admitted_at_us, seq) WHERE kind <> 'unsettled';
+CREATE INDEX charges_unsettled ON charges (admitted_at_us, seq) WHERE kind = 'unsettled';
+
+CREATE TRIGGER charges_never_change BEFORE UPDATE OR DELETE ON charges
+FOR EACH ROW EXECUTE FUNCTION keytoll_append_only('the ledger');
+CREATE TRIGGER charges_never_go BEFORE TRUNCATE ON charges
+FOR EACH STATEMENT EXECUTE FUNCTION keytoll_append_only('the ledger');
+
+-- The unsettled rows without a correction: a list of its own, since the rows themselves never change.
+CREATE TABLE open_unsettled (
+    open_seq     bigint PRIMARY KEY REFERENCES charges (seq),
+    opened_at_us bigint NOT NULL  -- when it was admitted
+);
+
+CREATE INDEX open_unsettled_admitted ON open_unsettled (opened_at_us, open_seq);
+
+CREATE TABLE totals (
+    subject    text COLLATE "C" NOT NULL,  -- the id of a key, or an owner
+    month      text COLLATE "C" NOT NULL,  -- '' is the whole life, which is kept for keys only
+    spent_nano bigint NOT NULL,
+    PRIMARY KEY (subject, month)
+);
+
+-- The sums of charges and corrections, written with them, so that nobody ever has to add up the ledger.
+CREATE TABLE usage (
+    owner               text COLLATE "C" NOT NULL,
+    day                 text COLLATE "C" NOT NULL,  -- of the admission, in the billing time zone
+    key_id              text COLLATE "C" NOT NULL,
+    model               text COLLATE "C" NOT NULL,
+    requests            bigint NOT NULL,
+    input_tokens        bigint NOT NULL,
+    cached_input_tokens bigint NOT NULL,
+    cache_write_tokens  bigint NOT NULL,
+    output_tokens       bigint NOT NULL,
+    audio_input_tokens  bigint NOT NULL,
+    audio_output_tokens bigint NOT NULL,
+    reasoning_tokens    bigint NOT NULL,  -- part of the output
+    amount_nano         bigint NOT NULL,
+    PRIMARY KEY (owner, day, key_id, model)
+);
+
+CREATE INDEX usage_of_day ON usage (day);
+
+CREATE TABLE rejected (
+    seq    bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    reason text NOT NULL,
+    text   text NOT NULL,  -- the entry as it came
+    at_us  bigint NOT NULL
+);
+
+CREATE TABLE conflicts (
+    decision_id uuid NOT NULL,
+    fingerprint bytea NOT NULL,
+    entry       text NOT NULL,  -- JSON
+    at_us       bigint NOT NULL,
+    PRIMARY KEY (decision_id, fingerprint)
+);
+
+CREATE TABLE journal_positions (
+    file         text COLLATE "C" NOT NULL PRIMARY KEY,
+    offset_bytes bigint NOT NULL
+);
+
+-- What can't change once amounts are kept; today the currency alone.
+CREATE TABLE deployment (
+    name  text COLLATE "C" NOT NULL PRIMARY KEY,
+    value text NOT NULL
+);
+
+-- A number that grows with every batch that is posted, in the order in which they are committed: its row is the last that
+-- a batch locks.
+CREATE TABLE ledger_revision (
+    only_one boolean PRIMARY KEY DEFAULT TRUE CHECK (only_one),
+    revision bigint NOT NULL
+);
+
+INSERT INTO ledger_revision (revision) VALUES (0);

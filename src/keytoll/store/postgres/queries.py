@@ -1,0 +1,139 @@
+"""The SQL of the PostgreSQL store that the other store says in another way. What both say is in `store.sql.queries`.
+
+Whatever locks several rows locks them in the order of their keys, so that no two transactions wait for each other.
+"""
+
+from keytoll.store.base import KeyQuery
+from keytoll.store.sql import queries as shared
+
+REVISION = "SELECT revision FROM ledger_revision"
+
+NEXT_REVISION = "UPDATE ledger_revision SET revision = revision + 1 RETURNING revision"
+
+# --- keys ---
+
+USE_KEYS = """
+WITH used AS (
+    SELECT * FROM unnest(?::text[], ?::bigint[]) AS given (used_id, at_us)
+), locked AS (
+    SELECT id AS locked_id, at_us FROM keys JOIN used ON id = used_id ORDER BY id FOR NO KEY UPDATE OF keys
+)
+UPDATE keys SET last_used_at_us = GREATEST(last_used_at_us, at_us) FROM locked WHERE id = locked_id
+"""
+
+DELETE_KEYS_OF_OWNER = f"""
+WITH locked AS (
+    SELECT id AS locked_id FROM keys WHERE owner = :owner AND deleted_at_us IS NULL ORDER BY id FOR NO KEY UPDATE
+), deleted AS (
+    UPDATE keys SET deleted_at_us = :deleted_at_us FROM locked WHERE id = locked_id RETURNING {shared.KEY_COLUMNS}
+)
+SELECT {shared.KEY_COLUMNS} FROM deleted ORDER BY id
+"""  # noqa: S608 - of constants alone
+
+_STORED_KEY = shared.stored_key(object_of="json_object_agg", revision=REVISION)
+
+KEY_BY_DIGEST = _STORED_KEY + shared.BY_DIGEST
+KEY_BY_ID = _STORED_KEY + shared.BY_ID
+KEY_NAMES = "SELECT id, name FROM keys WHERE id = ANY(:key_ids)"
+
+
+def list_keys(query: KeyQuery) -> str:
+    """Return the statement with only the conditions that the query gives, in the order of an index."""
+    return shared.list_keys(query, _STORED_KEY, position="strpos")
+
+
+# --- owners ---
+
+# Shared with others that rely on the owner's being there; whoever deletes it waits for all of them.
+OWNER = "SELECT deleted_at_us FROM owners WHERE kind = :kind AND name = :name FOR SHARE"
+
+_USERS = shared.users(object_of="json_object_agg")
+USER = _USERS + shared.OF_NAME
+LIST_USERS = _USERS + shared.PAGE_OF_NAMES
+
+PERSON_BY_TOKEN = shared.person_by_token(object_of="json_object_agg")
+
+REMOVE_MEMBERS = """
+DELETE FROM members
+WHERE organization = :name
+    AND "user" IN (SELECT "user" FROM members WHERE organization = :name ORDER BY "user" FOR UPDATE)
+"""
+
+# Locked, so that of two admins who leave at once the second one finds itself to be the last.
+TWO_ADMINS = """
+SELECT "user" FROM members WHERE organization = :organization AND role = 'admin' ORDER BY "user" LIMIT 2 FOR UPDATE
+"""
+
+# --- posting ---
+
+# Each half has an index of its own.
+ROWS_OF_DECISIONS = """
+SELECT decision_id, kind, id, fingerprint FROM charges
+WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind <> 'correction'
+UNION ALL
+SELECT decision_id, kind, id, fingerprint FROM charges
+WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind = 'correction'
+"""
+
+_OTHER_TYPES = {
+    **dict.fromkeys(("id", "kind", "day", "key_id", "owner", "model", "endpoint", "price_id", "month"), "text"),
+    **dict.fromkeys(("uncharged_usage", "measured", "refers_to"), "text"),
+    "decision_id": "uuid",
+    "output_told": "boolean",
+    "fingerprint": "bytea",
+}
+
+
+def _unnest(columns: str) -> str:
+    """Return rows that are given as an array for each of the columns."""
+    types = (_OTHER_TYPES.get(column, "bigint") for column in columns.replace(",", " ").split())
+    return f"unnest({', '.join(f'?::{type_}[]' for type_ in types)})"
+
+
+_CHARGE_ROW = f"{shared.CHARGE_COLUMNS}, fingerprint, refers_to"
+
+# Another transaction may be posting one of the decisions: this one waits for it, and then finds out which rows are its own.
+INSERT_CHARGES = f"""
+INSERT INTO charges ({_CHARGE_ROW}) SELECT * FROM {_unnest(_CHARGE_ROW)}
+ON CONFLICT DO NOTHING
+RETURNING id
+"""  # noqa: S608 - of constants alone
+
+OPEN_UNSETTLED = """
+INSERT INTO open_unsettled (open_seq, opened_at_us) SELECT seq, admitted_at_us FROM charges WHERE id = ANY(:ids)
+"""
+
+CLOSE_UNSETTLED = "DELETE FROM open_unsettled WHERE open_seq IN (SELECT seq FROM charges WHERE id = ANY(:ids))"
+
+ADD_TOTALS = """
+INSERT INTO totals AS kept (subject, month, spent_nano)
+SELECT * FROM unnest(?::text[], ?::text[], ?::bigint[])
+ON CONFLICT (subject, month) DO UPDATE SET spent_nano = kept.spent_nano + excluded.spent_nano
+RETURNING subject, month, spent_nano
+"""
+
+_COUNTS = f"requests, {shared.CLASS_COLUMNS}, amount_nano"
+_ADDED = ", ".join(f"{column} = kept.{column} + excluded.{column}" for column in _COUNTS.replace(",", " ").split())
+
+ADD_USAGE = f"""
+INSERT INTO usage AS kept (owner, day, key_id, model, {_COUNTS})
+SELECT * FROM {_unnest(f"owner, day, key_id, model, {_COUNTS}")}
+ON CONFLICT (owner, day, key_id, model) DO UPDATE SET {_ADDED}
+"""  # noqa: S608 - of constants alone
+
+# --- the ledger, prices and positions ---
+
+SETTLED = "SELECT decision_id FROM charges WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind <> 'correction'"
+
+# Locked, known or not, so that two that note the same prices of a model do so one after the other.
+INSERT_PRICES = shared.INSERT_PRICES + "ON CONFLICT (id) DO UPDATE SET id = excluded.id"
+
+NOTE_PRICES = """
+INSERT INTO price_versions (model, from_us, price_id, noted_at_us)
+SELECT :model::text, :from_us::bigint, :price_id::text, :noted_at_us::bigint
+WHERE :price_id IS DISTINCT FROM (
+    SELECT price_id FROM price_versions WHERE model = :model AND from_us = :from_us ORDER BY seq DESC LIMIT 1
+)
+"""
+
+FORGET_POSITIONS = "DELETE FROM journal_positions WHERE file = ANY(:files)"
