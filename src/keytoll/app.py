@@ -51,7 +51,9 @@ from keytoll.management import create_management
 from keytoll.metrics import Metrics
 from keytoll.settings import CannotStart, CheckTransport, Settings, Source
 from keytoll.settlement import Settlement
-from keytoll.store.base import StoredKey, StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.store.base import Store, StoredKey, StoreLocked, StoreTooNew, StoreUnavailable
+from keytoll.store.postgres import PostgresStore
+from keytoll.store.postgres.alone import Alone, alone
 from keytoll.store.sqlite import SqliteStore
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +63,7 @@ _DRAIN_S = 2.0
 
 
 async def serve(settings: Settings) -> None:
-    """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart with one line for the operator."""
+    """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart, or StoreLost, with one line for the operator."""
     logs.configure(settings.log_level)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -89,9 +91,10 @@ class _Running(Protocol):
 class _Keytoll:
     """What runs beside the servers: the source of settlement, the catalog's follower, and the watch over both."""
 
-    def __init__(self, settings: Settings, store: SqliteStore) -> None:
+    def __init__(self, settings: Settings, store: Store, alone: Alone | None) -> None:
         self.settings = settings
         self.store = store
+        self.alone = alone
         self.metrics = metrics = Metrics()
         self.cache = KeyCache(store)
         self.bodies = LargeBodies(monotonic=time.monotonic)
@@ -158,6 +161,8 @@ class _Keytoll:
             self.losses,
             self.publisher,
         ]
+        if self.alone is not None:
+            running.append(self.alone)
         parts: list[Coroutine[Any, Any, object]] = [*(part.run() for part in running), self._watch(), stop.wait()]
         tasks = [asyncio.create_task(part) for part in parts]
         try:
@@ -170,11 +175,20 @@ class _Keytoll:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settle_the_rest(self) -> None:
-        """Settle what the journal holds by now."""
+        """Settle what the journal holds by now, unless another Keytoll may count by now what this one would change."""
+        if self.alone is not None and self.alone.lost:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S * 5):
                 while any([await follower.read_once() for follower in self.followers]):
                     pass
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands in the way of admitting anything."""
+        if self.alone is not None and self.alone.lost:
+            return "the store may be another Keytoll's by now"
+        return self.guard.problem
 
     def _accept(self, catalog: Catalog) -> None:
         """Refuse what can't change while amounts of it are in the ledger or decisions are under way."""
@@ -221,7 +235,7 @@ class _Keytoll:
                 self.metrics.store_errors.inc()
                 problems.append(f"store: {error}")
             problems += [f"journal: {each.problem}" for each in self.followers if each.problem is not None]
-            problems += [f"admission: {self.guard.problem}"] if self.guard.problem is not None else []
+            problems += [f"admission: {self.obstacle}"] if self.obstacle is not None else []
             self.not_ready = problems
             self.metrics.cache_size.set(len(self.cache))
             await asyncio.sleep(_WATCH_S)
@@ -249,9 +263,7 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         # Before anything is written: another Keytoll's Envoy may be reading there.
         stack.enter_context(_claimed(settings.run_dir))
         _prepare_folders(settings)
-        store = await SqliteStore.open(settings.database)
-        stack.push_async_callback(store.close)
-        keytoll = _Keytoll(settings, store)
+        keytoll = _Keytoll(settings, *await _opened(settings, stack))
         await keytoll.publisher.start()
         await keytoll.restore_holds()
         stack.callback(keytoll.admissions.close)
@@ -267,6 +279,18 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
             serve_tcp(probes, host=settings.metrics_host, port=settings.metrics_port, setting="METRICS_PORT")
         )
         yield keytoll
+
+
+async def _opened(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Alone | None]:
+    """Open the store for this Keytoll alone; return it, and what ends when it is no longer so."""
+    if settings.postgres_url is None:
+        store: Store = await SqliteStore.open(settings.database)
+        guard = None
+    else:
+        guard = await stack.enter_async_context(alone(settings.postgres_url))
+        store = await PostgresStore.open(settings.postgres_url)
+    stack.push_async_callback(store.close)
+    return store, guard
 
 
 def _apps(keytoll: _Keytoll) -> Iterator[tuple[ASGIApp, Path]]:
@@ -306,7 +330,7 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
         clock=_now_us,
         random=os.urandom,
         metrics=keytoll.metrics,
-        obstacle=lambda: keytoll.guard.problem,
+        obstacle=lambda: keytoll.obstacle,
     )
     server = _carrier(keytoll, check)
     await server.start()

@@ -1,12 +1,16 @@
 """What a Keytoll is started with. The command line and the environment fill it in; everything else is in the catalog."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 MIB = 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
 """Of a journal file, before it is rotated: less would be some fifty entries."""
+
+
+POSTGRES_SCHEMES = ("postgresql://", "postgres://")
+"""How the URL of a PostgreSQL database begins."""
 
 
 class Source(StrEnum):
@@ -33,15 +37,16 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`private_dir` holds what Envoy has no business with; None for `run_dir`, which both share. `store` is the path of the
-    SQLite database; empty for `keytoll.db` in the private folder. `max_stream_s` is the `max_stream_duration` of
-    envoy.yaml. `journals` are the folders of all journals; empty for `journal` in `run_dir`.
+    """`private_dir` holds what Envoy has no business with; None for `run_dir`, which both share. `store` is the URL of a
+    PostgreSQL database, or the path of an SQLite one; empty for `keytoll.db` in the private folder. A URL holds a
+    password, so it is never shown. `max_stream_s` is the `max_stream_duration` of envoy.yaml. `journals` are the folders
+    of all journals; empty for `journal` in `run_dir`.
     `base_url` is where callers reach the gateway, for the examples that owners are shown; empty if that is not known."""
 
     run_dir: Path = Path("run")
     private_dir: Path | None = None
     catalog: Path = Path("keytoll.yaml")
-    store: str = ""
+    store: str = field(default="", repr=False)
     source: Source = Source.JOURNAL
     check_transport: CheckTransport = CheckTransport.NGH2
     metrics_host: str = "127.0.0.1"
@@ -114,6 +119,11 @@ class Settings:
         return self.run_dir / "credentials"
 
     @property
+    def postgres_url(self) -> str | None:
+        """The URL of the PostgreSQL database, if the store is one."""
+        return self.store if self.store.startswith(POSTGRES_SCHEMES) else None
+
+    @property
     def database(self) -> Path:
-        """The SQLite database."""
+        """The SQLite database, if the store is one."""
         return Path(self.store) if self.store else self.own_dir / "keytoll.db"

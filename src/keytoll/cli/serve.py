@@ -8,10 +8,14 @@ import typer
 
 from keytoll.cli.failure import Failure
 from keytoll.cli.place import PRIVATE_DIR
-from keytoll.settings import MIN_SEGMENT_BYTES, CannotStart, CheckTransport, Settings, Source
+from keytoll.settings import MIN_SEGMENT_BYTES, POSTGRES_SCHEMES, CannotStart, CheckTransport, Settings, Source
 
 _DEFAULTS = Settings()
-_STORE = "The SQLite database; keytoll.db in the private folder by default."
+_STORE = (
+    "The SQLite database, keytoll.db in the private folder by default, or the URL of a PostgreSQL one:"
+    " postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Others may see the command line, so say a password in the"
+    " environment. For now, one Keytoll at a time may use a store: a second one refuses to start."
+)
 _PRIVATE = (
     "The folder for what Envoy must not see: operator.sock, the admissions and the database. The run folder by default,"
     " for an Envoy that runs as the same user beside it."
@@ -40,7 +44,7 @@ def serve(
     catalog: Annotated[Path, typer.Option(envvar="CATALOG", help="The catalog file; it may be edited at any time.")] = (
         _DEFAULTS.catalog
     ),
-    store: Annotated[str, typer.Option(envvar="KEYTOLL_STORE", metavar="PATH", help=_STORE)] = _DEFAULTS.store,
+    store: Annotated[str, typer.Option(envvar="KEYTOLL_STORE", metavar="PATH|URL", help=_STORE)] = _DEFAULTS.store,
     source: Annotated[Source, typer.Option(envvar="KEYTOLL_SOURCE", help=_SOURCE)] = _DEFAULTS.source,
     check_transport: Annotated[
         CheckTransport, typer.Option(envvar="KEYTOLL_CHECK_TRANSPORT", help=_TRANSPORT)
@@ -72,8 +76,8 @@ def serve(
 
     Example: `keytoll serve --run-dir run --catalog keytoll.yaml`
     """
-    if "://" in store:
-        raise typer.BadParameter("must be the path of an SQLite database", param_hint="--store")
+    if "://" in store and not store.startswith(POSTGRES_SCHEMES):
+        raise typer.BadParameter("must be the path of an SQLite database, or postgresql://…", param_hint="--store")
     _run(
         Settings(
             run_dir=run_dir,
@@ -101,8 +105,9 @@ def _run(settings: Settings) -> None:
     import uvloop
 
     from keytoll.app import serve as serve_app
+    from keytoll.store.postgres.alone import StoreLost
 
     try:
         uvloop.run(serve_app(settings))
-    except CannotStart as error:
+    except (CannotStart, StoreLost) as error:
         raise Failure(str(error)) from error
