@@ -63,4 +63,9 @@ async def alone(url: str) -> AsyncIterator[Alone]:
             taken = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
         if not taken:
             raise StoreLocked("the PostgreSQL store is in use by another Keytoll; only one at a time may use it")
-        yield Alone(connection)
+        guard = Alone(connection)
+        try:
+            yield guard
+        finally:
+            if guard.lost:
+                connection.terminate()  # there is nobody to say goodbye to

@@ -20,7 +20,8 @@ async def require_owner(transaction: Transaction, key: Key, sign_up: AuditEvent 
     if sign_up is None:
         await _require(transaction, key.owner)
     elif not await _is_there(transaction, key.owner):
-        await create(transaction, owner=key.owner, at_us=key.created_at_us, event=sign_up)
+        await _insert(transaction, key.owner, key.created_at_us)
+        await tell(transaction, [sign_up])
 
 
 async def create(
@@ -29,11 +30,10 @@ async def create(
     """Keep a new owner, an organization with its first member. Raises OwnerTaken, OwnerDeleted and OwnerNotFound."""
     if await _is_there(transaction, owner):
         raise OwnerTaken(owner)
-    kind, name = split_owner(owner)
-    await transaction.fetch(queries.INSERT_OWNER, {"kind": kind, "name": name, "created_at_us": at_us})
+    await _insert(transaction, owner, at_us)
     if first is not None:
         await _require(transaction, user_owner(first.user))
-        await transaction.fetch(queries.PUT_MEMBER, rows.member_row(name, first))
+        await transaction.fetch(queries.PUT_MEMBER, rows.member_row(split_owner(owner)[1], first))
     await tell(transaction, [event])
 
 
@@ -94,6 +94,11 @@ async def remove_member(
 async def tell(transaction: Transaction, events: Iterable[AuditEvent]) -> None:
     """Keep events."""
     await transaction.repeat(queries.INSERT_EVENT, map(rows.event_row, events))
+
+
+async def _insert(transaction: Transaction, owner: str, at_us: int) -> None:
+    kind, name = split_owner(owner)
+    await transaction.fetch(queries.INSERT_OWNER, {"kind": kind, "name": name, "created_at_us": at_us})
 
 
 async def _is_there(transaction: Transaction, owner: str) -> bool:
