@@ -1,4 +1,4 @@
-"""`keytoll store`: copies of the database."""
+"""`keytoll store`: the database as a whole."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from keytoll.cli.failure import Failure
+from keytoll.cli.migrate_from import migrate_from
 from keytoll.cli.place import PRIVATE_DIR
 from keytoll.settings import Settings
 
-app = typer.Typer(help="Backup and restore of the SQLite database.", no_args_is_help=True)
+app = typer.Typer(help="Backup, restore and move of the SQLite database.", no_args_is_help=True)
+app.command("migrate-from")(migrate_from)
 
 _RUN_DIR = Settings().run_dir
 Folder = Annotated[
@@ -35,8 +37,9 @@ def backup(
     """
     from keytoll.store.sqlite.backup import back_up
 
+    database = _database(run_dir, store)
     with _failures():
-        rows = back_up(_database(run_dir, store), target)
+        rows = back_up(database, target)
     typer.echo(f"{target} holds {rows:,} rows of the ledger.")
 
 
@@ -62,7 +65,10 @@ def restore(
 
 
 def _database(run_dir: Path, store: str) -> Path:
-    return Settings(run_dir=run_dir, store=store).database
+    settings = Settings(run_dir=run_dir, store=store)
+    if settings.postgres_url is not None:
+        raise Failure("the store is a PostgreSQL database: copy it with pg_dump, and put it back with pg_restore")
+    return settings.database
 
 
 @contextmanager

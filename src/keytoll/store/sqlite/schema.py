@@ -13,11 +13,21 @@ async def migrate(connection: aiosqlite.Connection, path: Path) -> None:
     """Bring the database to this code's version, each script in a transaction of its own. Raises StoreTooNew."""
     ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
     scripts = _scripts()
-    if version > max(scripts):
-        raise StoreTooNew(f"{path} is of schema {version}, from a newer Keytoll; this one knows {max(scripts)}")
+    check_not_newer(version, path)
     for number, script in sorted(scripts.items()):
         if number > version:
             await connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def check_not_newer(version: int, path: Path) -> None:
+    """Raise StoreTooNew if a newer Keytoll has migrated the database to this version."""
+    if version > newest():
+        raise StoreTooNew(f"{path} is of schema {version}, from a newer Keytoll; this one knows {newest()}")
+
+
+def newest() -> int:
+    """Return the number of the newest script."""
+    return max(_scripts())
 
 
 @cache
