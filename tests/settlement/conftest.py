@@ -1,6 +1,6 @@
-"""Settlement on a real SQLite store, fed by a journal folder or by ALS messages."""
+"""Settlement on each of the real stores, fed by a journal folder or by ALS messages."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,8 +15,7 @@ from keytoll.core.pricing import Prices
 from keytoll.envoy.journal import JournalFollower
 from keytoll.metrics import Metrics
 from keytoll.settlement import Settlement
-from keytoll.store.base import ChargeQuery
-from keytoll.store.sqlite import SqliteStore
+from keytoll.store.base import ChargeQuery, Store
 
 PRICES = Prices(
     input=4_000_000_000,
@@ -36,7 +35,7 @@ CALENDAR = Calendar(ZoneInfo("Asia/Shanghai"))
 class Desk:
     """A store, settlement and a follower of one journal folder."""
 
-    store: SqliteStore
+    store: Store
     folder: Path
     metrics: Metrics = field(default_factory=Metrics)
     clock: Callable[[], int] = lambda: NOW_US
@@ -83,13 +82,11 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(store: Store, tmp_path: Path) -> Desk:
     """An empty ledger that knows one price."""
     folder = tmp_path / "journal"
     folder.mkdir()
-    store = await SqliteStore.open(tmp_path / "keytoll.db")
     await store.note_prices([("m", 0, PRICES)], 0)
     desk = Desk(store, folder)
     await desk.book.restore(store)
-    yield desk
-    await store.close()
+    return desk

@@ -4,7 +4,6 @@ the month of its admission, however long it runs.
 
 import json
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from keytoll.core.quota import Quota, QuotaKind
 from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
 from keytoll.envoy.check import CheckHandler
 from keytoll.envoy.messages.check_pb2 import CheckRequest, CheckResponse
-from keytoll.store.sqlite import SqliteStore
+from keytoll.store.base import Store
 from settlement.conftest import Desk
 from settlement.lines import record
 
@@ -149,17 +148,15 @@ def end(request: pytest.FixtureRequest) -> MonthEnd:
 
 
 @pytest.fixture
-async def office(tmp_path: Path, end: MonthEnd) -> AsyncIterator[Office]:
+async def office(store: Store, tmp_path: Path, end: MonthEnd) -> Office:
     """An office with a key that may spend two requests' worth a month."""
     folder, clock = tmp_path / "journal", Clock(end.midnight_us - HOUR)
     folder.mkdir()
-    store = await SqliteStore.open(tmp_path / "keytoll.db")
     await store.note_prices([("m", 0, PRICES)], 0)
     await keep_key(store, KEY)
     desk = Desk(store, folder, clock=clock)
     await desk.book.restore(store)
-    yield Office(desk, clock, end.zone)
-    await store.close()
+    return Office(desk, clock, end.zone)
 
 
 async def test_a_stream_that_crosses_the_month_end_belongs_to_the_month_it_began_in(

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keytoll.store.base import StoreUnavailable
-from keytoll.store.sqlite import SqliteStore
+from keytoll.store.base import Store, StoreUnavailable
 from simulation.loop import SteppedLoop
 
 
@@ -30,7 +29,7 @@ class Gates:
     `outage` fails calls before they are made; `lose_answer` says of each whether it fails after it was made.
     """
 
-    def __init__(self, store: SqliteStore, loop: SteppedLoop) -> None:
+    def __init__(self, store: Store, loop: SteppedLoop) -> None:
         self.waiting: list[Waiting] = []
         self.outage = False
         self.lose_answer: Callable[[], bool] = lambda: False

@@ -1,9 +1,7 @@
-"""The ledger as its file has it, read beside the store by plain SQL."""
+"""The ledger as its database has it, read beside the store by plain SQL."""
 
-import sqlite3
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from simulation.model import Limit, Row
 from simulation.scenery import SimulatedKey
@@ -35,7 +33,7 @@ def _row(*values: Any) -> Row:
     kind, decision, key, owner, month, amount_nano, measured, status, attempts, refers_to_kind, *prices = values
     return Row(
         kind=kind,
-        decision=decision,
+        decision=str(decision),
         key=key,
         owner=owner,
         month=month,
@@ -48,11 +46,24 @@ def _row(*values: Any) -> Row:
     )
 
 
-class LedgerFile:
-    """A connection of its own to the store's file."""
+class Connection(Protocol):
+    """A connection to either database, that of the `sqlite3` module or `simulation.postgres`."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
+        """Run a statement."""
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any:
+        """Run a statement for each of the rows."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Ledger:
+    """What a connection of its own to the store's database reads."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
         self._seen = 0
 
     def add_keys(self, keys: "Iterable[tuple[SimulatedKey, Limit, int | None]]") -> None:

@@ -26,15 +26,15 @@ from keytoll.core.quota import Quota, QuotaKind
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry
 from keytoll.management import KeyChanges
 from keytoll.metrics import Metrics
-from keytoll.store.base import StoredKey, StoreUnavailable
-from keytoll.store.sqlite import SqliteStore
+from keytoll.store.base import Store, StoredKey, StoreUnavailable
 from simulation import wire
 from simulation.envoy import JournalWriter
 from simulation.gates import Gates, Waiting
 from simulation.instance import LONGEST_S, Keytoll, Surroundings, end_all
-from simulation.ledger import LedgerFile
+from simulation.ledger import Ledger
 from simulation.loop import SteppedLoop
 from simulation.model import Account, Asked, Limit, Model, Outcome, Served, require
+from simulation.places import File, Place
 from simulation.scenery import (
     US,
     SimulatedKey,
@@ -122,22 +122,28 @@ class Job:
     then: Callable[[asyncio.Task[Any]], None]
 
 
-def run(seed: int, folder: Path, *, steps: int = STEPS, often: Sequence[str] = ()) -> Report:
-    """Run one seed in an empty folder; the actions in `often` come more often. Raises SimulationFailed."""
+def run(
+    seed: int, folder: Path, *, steps: int = STEPS, often: Sequence[str] = (), place: Place | None = None
+) -> Report:
+    """Run one seed in an empty folder; the actions in `often` come more often. Raises SimulationFailed.
+
+    The ledger is kept in the `place`, which is empty, by default in a file of the folder.
+    """
+    place = place or File(folder / "keytoll.db")
     loop = SteppedLoop()
     with structlog.testing.capture_logs():
         try:
-            return loop.run_until_complete(_run(seed, folder, loop, steps, often))
+            return loop.run_until_complete(_run(seed, folder, loop, place, steps, often))
         finally:
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
 
-async def _run(seed: int, folder: Path, loop: SteppedLoop, steps: int, often: Sequence[str]) -> Report:
+async def _run(seed: int, folder: Path, loop: SteppedLoop, place: Place, steps: int, often: Sequence[str]) -> Report:
     started_s = time.perf_counter()
     for name in ("journal", "admissions"):
         (folder / name).mkdir()
-    simulation = Simulation(seed, folder, loop, await SqliteStore.open(folder / "keytoll.db"))
+    simulation = Simulation(seed, folder, loop, place, await place.open())
     try:
         await simulation.run(steps, often)
     except Exception as error:
@@ -151,15 +157,15 @@ async def _run(seed: int, folder: Path, loop: SteppedLoop, steps: int, often: Se
 class Simulation:
     """The state of a run."""
 
-    def __init__(self, seed: int, folder: Path, loop: SteppedLoop, store: SqliteStore) -> None:
+    def __init__(self, seed: int, folder: Path, loop: SteppedLoop, place: Place, store: Store) -> None:
         self.report = Report(seed)
         self.random = Random(seed)
-        self.folder, self.loop, self.store = folder, loop, store
+        self.folder, self.loop, self.place, self.store = folder, loop, place, store
         start = draw_start(self.random)
         self.now_us, self.zone = start.at_us, start.zone
         self.latest_us = self.now_us
         self.model = Model(start.zone)
-        self.ledger = LedgerFile(folder / "keytoll.db")
+        self.ledger = Ledger(place.connect())
         self.journal = JournalWriter(folder / "journal", self.random)
         self.source = self.random.choice(("journal", "journal", "als", "both"))
         self.keys: list[SimulatedKey] = []
@@ -530,7 +536,7 @@ class Simulation:
         self.unanswered.clear()
         if self.random.random() < 0.1:
             await self.store.close()
-            self.store = await SqliteStore.open(self.folder / "keytoll.db")
+            self.store = await self.place.open()
         self.model.restart()
         self.placed_s = dict.fromkeys(self.placed_s, self.loop.now_s)
         self._start()

@@ -4,6 +4,7 @@
 """
 
 import ast
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
 
 from simulation import model
 from simulation.faults import FAULTS
 from simulation.model import Violation
+from simulation.places import Database
 from simulation.simulation import Report, SimulationFailed, run
 
 SEEDS = int(os.environ.get("KEYTOLL_SIMULATION_SEEDS", "10"))
@@ -26,6 +29,15 @@ _ALLOWED = {"collections", "dataclasses", "datetime", "fractions", "math", "zone
 def test_money_is_exact_whatever_happens_in_which_order(tmp_path: Path, seed: int) -> None:
     """The bound holds at each step, and in the end each decision has its one charge, to the last nano-unit."""
     report = run(seed, tmp_path)
+    print(report)
+    assert report.decisions
+
+
+@pytest.mark.parametrize("seed", range(SEEDS, SEEDS + SEEDS // 3))
+def test_money_is_as_exact_on_postgresql(tmp_path: Path, postgres: PostgresServer, seed: int) -> None:
+    """The same on the other store."""
+    place = Database(asyncio.run(postgres.emptied_database()))
+    report = run(seed, tmp_path, place=place)
     print(report)
     assert report.decisions
 
