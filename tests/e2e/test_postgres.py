@@ -108,6 +108,6 @@ async def _cut_the_lock(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keytoll, alone'"
-        assert await connection.fetch(f"{cut} AND datname = current_database()") == [(True,)]
+        assert len(await connection.fetch(f"{cut} AND datname = current_database()")) == 1
     finally:
         await connection.close()

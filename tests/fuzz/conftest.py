@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -10,6 +10,9 @@ from random import Random
 import pytest
 import structlog
 from settlement.conftest import desk as desk
+
+from keytoll.store.base import Store
+from keytoll.store.sqlite import SqliteStore
 
 MESSAGES = int(os.environ.get("KEYTOLL_FUZZ_MESSAGES", "100000"))
 """In all; each test takes its share of it."""
@@ -45,6 +48,14 @@ def report(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[str], None]
         yield lines.append
     with capsys.disabled():
         print(f"\nfuzz: {'; '.join(lines)}; seed {SEED}, {time.monotonic() - started_s:.1f} s")
+
+
+@pytest.fixture
+async def store(database: Path) -> AsyncIterator[Store]:
+    """An empty ledger in a file. What is fuzzed is in front of the store, which is the same whichever it is."""
+    opened = await SqliteStore.open(database)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

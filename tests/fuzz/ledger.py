@@ -7,11 +7,10 @@ from pathlib import Path
 
 from fuzz.judging import Told, facts_of, may_cost
 from keytoll.core.ledger import Charge
-from keytoll.store.base import ChargeQuery
-from keytoll.store.sqlite import SqliteStore
+from keytoll.store.base import ChargeQuery, Store
 
 
-async def rows_of(store: SqliteStore) -> list[Charge]:
+async def rows_of(store: Store) -> list[Charge]:
     """Return every charge."""
     return list(await store.list_charges(ChargeQuery(limit=10_000_000)))
 

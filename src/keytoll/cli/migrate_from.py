@@ -19,7 +19,7 @@ _SQLITE = "sqlite://"
 def migrate_from(
     source: Annotated[
         str,
-        typer.Argument(metavar="URL", help="The SQLite database: sqlite:///srv/keytoll/keytoll.db, or just its path."),
+        typer.Argument(metavar="URL", help="The SQLite database: sqlite:///srv/keytoll.db, or just its path."),
     ],
     *,
     store: Annotated[
@@ -37,7 +37,7 @@ def migrate_from(
     All of it is moved, or nothing. Each row is compared with the original before that is said. The SQLite database is
     left as it is; keep it until Keytoll runs on the other one, and never start Keytoll on it again after that.
 
-    Example: `KEYTOLL_STORE=postgresql://keytoll@db/keytoll keytoll store migrate-from sqlite:///srv/keytoll/keytoll.db`
+    Example, with KEYTOLL_STORE set: `keytoll store migrate-from sqlite:///srv/keytoll.db`
     """
     if not store.startswith(POSTGRES_SCHEMES):
         raise typer.BadParameter("must be postgresql://…", param_hint="KEYTOLL_STORE")
@@ -48,7 +48,7 @@ def migrate_from(
 def _path(source: str) -> str:
     path = unquote(source.removeprefix(_SQLITE)) if source.startswith(_SQLITE) else source
     if "://" in path or not path:
-        raise typer.BadParameter("must be like sqlite:///srv/keytoll/keytoll.db", param_hint="URL")
+        raise typer.BadParameter("must be like sqlite:///srv/keytoll.db", param_hint="URL")
     return path
 
 
