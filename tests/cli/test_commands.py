@@ -56,7 +56,7 @@ async def test_old_charges_are_archived_and_what_was_spent_stays(keytoll: Operat
     today = keytoll.calendar.day(keytoll.clock())
     spent = (await run(keytoll.run_dir, "keys", "show", key["id"], "--json")).json["used"]
     ran = await run(keytoll.run_dir, "charges", "archive", "--before", today)
-    assert ran.out == (f"2 charges admitted before {today} were moved to archive-{today}.db, beside the store.\n")
+    assert ran.out == (f"2 charges admitted before {today} were moved to the archive {today}, beside the store.\n")
     assert len((await run(keytoll.run_dir, "charges", "list", "--json")).json) == 1  # the newest row always stays
     assert (await run(keytoll.run_dir, "keys", "show", key["id"], "--json")).json["used"] == spent
     assert (await run(keytoll.run_dir, "charges", "archive", "--before", today)).out.startswith("0 charges")

@@ -70,6 +70,8 @@ async def fill(store: Store) -> None:
     await store.post(Batch(unsettled=[make_unsettled(late), make_unsettled(open_)]))
     rejected = [Rejected("malformed", '{"é', 1)]
     await store.post(Batch([*charges, late, altered(charges[0])], rejected, [Position("journal", 9)]))
+    await store.post(Batch([make_charge(admitted_at_us=NOW_US - 1), make_charge()]))
+    assert await store.archive_charges(before_us=NOW_US, name="2026-09-22", event=None) == 1
 
 
 async def seen(store: Store) -> list[object]:
@@ -100,8 +102,8 @@ async def test_everything_is_moved_and_goes_on_from_there(path: Path, url: str) 
     moved = await move(path, url)
     assert hashlib.sha256(path.read_bytes()).digest() == before
     assert all(moved.rows.values()), moved.rows
-    assert (moved.rows["charges"], moved.currency) == (2503, "CNY")
-    assert moved.charged_nano == sum(2**40 + n for n in range(2500)) + 7
+    assert (moved.rows["charges"], moved.currency) == (2504, "CNY")
+    assert moved.charged_nano == sum(2**40 + n for n in range(2500)) + 7 + 1
     old, new = await SqliteStore.open(path), await PostgresStore.open(url)
     assert await seen(new) == await seen(old)
     last = await old.post(Batch())

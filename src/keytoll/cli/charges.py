@@ -141,7 +141,8 @@ def archive(
     """Move old charges out of the ledger, into an archive beside the store; for operators.
 
     What was spent stays as it is, totals, quotas and usage alike, and a late repeat of a log entry has no effect as
-    before. The archive is an SQLite database, `archive-DATE.db`; Keytoll reads it no more.
+    before. The archive of an SQLite store is a database of its own, `archive-DATE.db`, that of a PostgreSQL one a table,
+    `archive_DATE`. Keytoll reads it no more.
 
     Example: `keytoll charges archive --before 2026-01-01`
     """
@@ -150,7 +151,7 @@ def archive(
         while not complete:
             archived = client.call("POST", "/charge-archives", {"before": before})
             rows, complete = rows + archived["rows"], archived["complete"]
-    typer.echo(f"{rows} charges admitted before {before} were moved to archive-{before}.db, beside the store.")
+    typer.echo(f"{rows} charges admitted before {before} were moved to the archive {before}, beside the store.")
 
 
 def _facts(charge: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, str]:

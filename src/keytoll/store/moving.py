@@ -75,6 +75,7 @@ _TABLES = {
     "prices": "id",
     "price_versions": "seq",
     "charges": "seq",
+    "archived_charges": "decision_id, kind",
     "open_unsettled": "open_seq",
     "totals": "subject, month",
     "usage": "owner, day, key_id, model",

@@ -64,6 +64,32 @@ TWO_ADMINS = """
 SELECT "user" FROM members WHERE organization = :organization AND role = 'admin' ORDER BY "user" LIMIT 2 FOR UPDATE
 """
 
+# --- the archive ---
+
+# One at a time: two that make one table at once would get in each other's way.
+ARCHIVE_ALONE = "SELECT pg_advisory_xact_lock(7738725075698609155)"
+
+# An unsettled row stays until its correction has come, and then both go.
+TO_ARCHIVE = """
+SELECT decision_id FROM charges
+WHERE kind <> 'unsettled' AND admitted_at_us < :before_us
+ORDER BY admitted_at_us, seq
+LIMIT :limit
+"""
+
+_OF_DECISIONS = "WHERE decision_id = ANY(:decision_ids::uuid[])"
+
+ARCHIVE_TABLE = "CREATE TABLE IF NOT EXISTS {} (LIKE charges, PRIMARY KEY (seq))"
+ARCHIVE = f"INSERT INTO {{}} SELECT * FROM charges {_OF_DECISIONS}"  # noqa: S608 - of constants alone
+
+NOTE_ARCHIVED = f"""
+INSERT INTO archived_charges (decision_id, kind, id, fingerprint, archive)
+SELECT decision_id, kind, id, fingerprint, :archive FROM charges {_OF_DECISIONS}
+RETURNING id
+"""  # noqa: S608 - of constants alone
+
+REMOVE_ARCHIVED = f"DELETE FROM charges {_OF_DECISIONS}"  # noqa: S608 - of constants alone
+
 # --- posting ---
 
 # Each half has an index of its own.
@@ -73,6 +99,9 @@ WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind <> 'correction'
 UNION ALL
 SELECT decision_id, kind, id, fingerprint FROM charges
 WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind = 'correction'
+UNION ALL
+SELECT decision_id, kind, id, fingerprint FROM archived_charges
+WHERE decision_id = ANY(:decision_ids::uuid[])
 """
 
 _OTHER_TYPES = {
@@ -123,7 +152,11 @@ ON CONFLICT (owner, day, key_id, model) DO UPDATE SET {_ADDED}
 
 # --- the ledger, prices and positions ---
 
-SETTLED = "SELECT decision_id FROM charges WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind <> 'correction'"
+SETTLED = """
+SELECT decision_id FROM charges WHERE decision_id = ANY(:decision_ids::uuid[]) AND kind <> 'correction'
+UNION ALL
+SELECT decision_id FROM archived_charges WHERE decision_id = ANY(:decision_ids::uuid[])
+"""
 
 # Locked, known or not, so that two that note the same prices of a model do so one after the other.
 INSERT_PRICES = shared.INSERT_PRICES + "ON CONFLICT (id) DO UPDATE SET id = excluded.id"

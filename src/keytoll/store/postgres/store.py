@@ -6,12 +6,14 @@ from typing import Any, ClassVar, TypeVar
 
 import asyncpg
 
+from keytoll.core.audit import AuditEvent
 from keytoll.store.base import Batch, Posted
 from keytoll.store.postgres import queries
+from keytoll.store.postgres.archive import archive
 from keytoll.store.postgres.database import BOUNDS, Bounds, Database, connected, driver_errors
 from keytoll.store.postgres.posting import post
 from keytoll.store.postgres.schema import migrate
-from keytoll.store.sql.store import SqlStore
+from keytoll.store.sql.store import DECISIONS_AT_ONCE, SqlStore
 from keytoll.store.sql.transactions import Dialect, Values, Work
 
 T = TypeVar("T")
@@ -36,6 +38,10 @@ class PostgresStore(SqlStore):
         """Post a batch in one transaction; see `LedgerStore.post`. `conflicts` are told each time and kept once."""
         self._check_open()
         return await self._database.post(partial(post, batch=batch))
+
+    async def archive_charges(self, *, before_us: int, name: str, event: AuditEvent | None) -> int:
+        """Move some old rows into the table `archive_NAME`; see `LedgerStore.archive_charges`."""
+        return await self._run(partial(archive, before_us=before_us, limit=DECISIONS_AT_ONCE, name=name, event=event))
 
     async def _look_up(self, statement: str, values: Values) -> Sequence[Any]:
         self._check_open()

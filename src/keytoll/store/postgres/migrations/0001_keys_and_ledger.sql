@@ -188,8 +188,33 @@ CREATE INDEX charges_of_model ON charges (model, admitted_at_us, seq) WHERE kind
 CREATE INDEX charges_of_owner_and_model ON charges (owner, model, admitted_at_us, seq) WHERE kind <> 'unsettled';
 CREATE INDEX charges_unsettled ON charges (admitted_at_us, seq) WHERE kind = 'unsettled';
 
-CREATE TRIGGER charges_never_change BEFORE UPDATE OR DELETE ON charges
+CREATE TRIGGER charges_never_change BEFORE UPDATE ON charges
 FOR EACH ROW EXECUTE FUNCTION keytoll_append_only('the ledger');
+
+-- What is left of rows that were moved into an archive: enough to know their entries again. A row may go only after that.
+CREATE TABLE archived_charges (
+    decision_id uuid NOT NULL,
+    kind        text COLLATE "C" NOT NULL,
+    id          text COLLATE "C" NOT NULL,
+    fingerprint bytea NOT NULL,
+    archive     text NOT NULL,  -- the name of the table, or of the file if it was moved from SQLite
+    PRIMARY KEY (decision_id, kind)
+);
+
+CREATE FUNCTION keytoll_archived_first() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM archived_charges WHERE decision_id = OLD.decision_id AND kind = OLD.kind) THEN
+        RAISE EXCEPTION 'the ledger is append-only';
+    END IF;
+    RETURN OLD;
+END $$;
+
+CREATE TRIGGER charges_go_archived BEFORE DELETE ON charges
+FOR EACH ROW EXECUTE FUNCTION keytoll_archived_first();
+CREATE TRIGGER archived_charges_never_change BEFORE UPDATE OR DELETE ON archived_charges
+FOR EACH ROW EXECUTE FUNCTION keytoll_append_only('the ledger');
+CREATE TRIGGER archived_charges_never_go BEFORE TRUNCATE ON archived_charges
+FOR EACH STATEMENT EXECUTE FUNCTION keytoll_append_only('the ledger');
 CREATE TRIGGER charges_never_go BEFORE TRUNCATE ON charges
 FOR EACH STATEMENT EXECUTE FUNCTION keytoll_append_only('the ledger');
 
