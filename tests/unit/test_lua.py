@@ -16,13 +16,13 @@ from lupa.luajit21 import LuaRuntime
 import keytoll.envoy
 
 
-def runtime(script: str) -> Any:
+def runtime(script: str, more: bytes = b"") -> Any:
     lua = LuaRuntime(encoding=None)
-    lua.execute(Path(keytoll.envoy.__file__).with_name(script).read_bytes())
+    lua.execute(Path(keytoll.envoy.__file__).with_name(script).read_bytes() + more)
     return lua
 
 
-LUA, FORM_LUA = runtime("request.lua"), runtime("form.lua")
+LUA, FORM_LUA = runtime("request.lua", more=b"\nread_at_the_top = TOP"), runtime("form.lua")
 
 
 def edit(body: str, **orders: object) -> tuple[str | None, Any]:
@@ -103,7 +103,7 @@ values = st.recursive(
     max_leaves=8,
 )
 names = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='\\"'), min_size=1, max_size=6)
-READ = {"model", "stream", "stream_options", "store", "n", "best_of", "background", "conversation", "prompt"}
+READ = {name.decode() for name in LUA.globals()[b"read_at_the_top"]}
 others = names.filter(lambda name: name.lower() not in READ)
 
 
