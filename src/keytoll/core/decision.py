@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from keytoll.core.allowance import Allowance
 from keytoll.core.endpoints import Body, Endpoint, endpoint_at
 from keytoll.core.holds import KeyHolds, fits, left_beside_nano
 from keytoll.core.keys import Key
@@ -96,14 +97,25 @@ ANSWERS: Mapping[Reason, Answer] = MappingProxyType(
 )
 
 
+class HeldBack(NamedTuple):
+    """What a request would hold at most, in nano-units, None where that can't be bounded, and in which month."""
+
+    month: str
+    worst_nano: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A request that is not let through: why, what the caller is told, and the parameter at fault."""
+    """A request that is not let through: why, what the caller is told, and the parameter at fault.
+
+    `held_back` says what would have to fit, if that is all that stands in its way.
+    """
 
     reason: Reason
     message: str
     param: str | None = None
     allow: str | None = None
+    held_back: "HeldBack | None" = None
 
     @property
     def status(self) -> int:
@@ -202,13 +214,15 @@ class Rules:
 class Account(NamedTuple):
     """What is known of a key when it asks: itself, what it has spent, and what its requests under way hold.
 
-    `by_old_secret`: it asks with the secret that a rotation has replaced.
+    `by_old_secret`: it asks with the secret that a rotation has replaced. `allowance` is what this replica may hold of
+    the key this month, None for one that is alone.
     """
 
     key: Key
     totals: Totals = Totals()
     holds: KeyHolds = KeyHolds()
     by_old_secret: bool = False
+    allowance: Allowance | None = None
 
 
 # Admission, Account and _Case are made for every Check, and a tuple is made in a fraction of a frozen dataclass's time.
@@ -263,8 +277,9 @@ def _admission(case: _Case) -> Admission | Denial:
     price, answers = offer.prices_at(case.now_us), _answers(facts)
     worst_nano = _worst_nano(case, offer, price, answers)
     totals, holds, month = case.account.totals, case.account.holds, case.month.name
-    if not fits(quota=key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano):
-        return _held(case)
+    allowance = case.account.allowance
+    if not fits(quota=key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano, allowance=allowance):
+        return _held(case, worst_nano)
     return Admission(
         key=key,
         offer=offer,
@@ -429,11 +444,12 @@ def _quota(case: _Case) -> Denial | None:
     return Denial(Reason.QUOTA_SPENT, f"The {_named(quota, case)} is spent; {when}")
 
 
-def _held(case: _Case) -> Denial:
+def _held(case: _Case, worst_nano: int | None) -> Denial:
     return Denial(
         Reason.QUOTA_HELD,
         f"What is left of the {_named(case.key.quota, case)} may be used up by its requests that are under way; "
         "try again when one of them has finished",
+        held_back=HeldBack(case.month.name, worst_nano),
     )
 
 

@@ -8,6 +8,7 @@ A hold belongs to the month of its request's admission, as its charge will.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from keytoll.core.allowance import Allowance
 from keytoll.core.quota import Quota, QuotaKind, Totals, left_nano, spent_nano
 from keytoll.core.worst_case import UNBOUNDED
 
@@ -48,30 +49,31 @@ class KeyHolds(NamedTuple):
         """Return the holds that count towards a quota: this month's under a monthly one, else all of them."""
         if quota.kind is not QuotaKind.MONTHLY:
             return self.in_all
-        return self._of(month)
+        return self.of_month(month)
+
+    def of_month(self, month: str) -> Held:
+        """Return the holds of requests that were admitted in a month."""
+        for name, held in self.by_month:
+            if name == month:
+                return held
+        return NOTHING_HELD
 
     def plus(self, month: str, worst_nano: int | None) -> "KeyHolds":
         """Return these holds with one more."""
         in_all = self.in_all.plus(worst_nano)
         if not self.by_month or self._is_all_of(month):
             return KeyHolds(in_all, ((month, in_all),))
-        return self._with(month, self._of(month).plus(worst_nano), in_all)
+        return self._with(month, self.of_month(month).plus(worst_nano), in_all)
 
     def minus(self, month: str, worst_nano: int | None) -> "KeyHolds":
         """Return these holds without one that is among them."""
         in_all = self.in_all.minus(worst_nano)
         if self._is_all_of(month):
             return KeyHolds(in_all, ((month, in_all),) if in_all.count else ())
-        return self._with(month, self._of(month).minus(worst_nano), in_all)
+        return self._with(month, self.of_month(month).minus(worst_nano), in_all)
 
     def _is_all_of(self, month: str) -> bool:
         return len(self.by_month) == 1 and self.by_month[0][0] == month
-
-    def _of(self, month: str) -> Held:
-        for name, held in self.by_month:
-            if name == month:
-                return held
-        return NOTHING_HELD
 
     def _with(self, month: str, held: Held, in_all: Held) -> "KeyHolds":
         others = tuple([pair for pair in self.by_month if pair[0] != month])
@@ -93,16 +95,32 @@ def left_beside_nano(
     return left_nano(quota, totals, month, held_nano=held.amount_nano + worst_nano)
 
 
-def fits(*, quota: Quota, totals: Totals, holds: KeyHolds, month: str, worst_nano: int | None) -> bool:
+def fits(
+    *,
+    quota: Quota,
+    totals: Totals,
+    holds: KeyHolds,
+    month: str,
+    worst_nano: int | None,
+    allowance: Allowance | None = None,
+) -> bool:
     """Return whether a request of this worst case may run beside those under way. The key is not spent.
 
-    Either all of it fits, or the key holds nothing: a key with money left always gets one request through.
+    Either all of it fits, or the key holds nothing: a key with money left always gets one request through. `allowance`
+    is None for a replica that is alone; else it must fit into that, and the other way is open to who has the whole only.
     """
     if quota.limit_nano is None:
         return True
     held = holds.counting(quota, month)
-    if held.count == 0:
+    if held.count == 0 and (allowance is None or allowance.whole):
         return True
     if held.unbounded or worst_nano is UNBOUNDED:
         return False
-    return spent_nano(quota, totals, month) + held.amount_nano + worst_nano <= quota.limit_nano
+    if allowance is None:
+        return spent_nano(quota, totals, month) + held.amount_nano + worst_nano <= quota.limit_nano
+    return held.amount_nano + worst_nano <= allowance.granted_nano
+
+
+def unused_nano(allowance: Allowance, held: Held) -> int:
+    """Return what a replica can give back of its allowance: what none of the month's requests under way may cost."""
+    return 0 if held.unbounded else max(0, allowance.granted_nano - held.amount_nano)
