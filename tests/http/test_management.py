@@ -70,8 +70,8 @@ async def test_a_change_whose_answer_was_lost_is_looked_up_anew(
     await keytoll.checked(secret)
     update = keytoll.store.update_key
 
-    async def update_and_fail(changed: Key, *, event: AuditEvent) -> bool:
-        await update(changed, event=event)
+    async def update_and_fail(changed: Key, *, event: AuditEvent, before: Key) -> bool:
+        await update(changed, event=event, before=before)
         raise StoreUnavailable("the connection broke")
 
     monkeypatch.setattr(keytoll.store, "update_key", update_and_fail)

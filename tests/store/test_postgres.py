@@ -229,7 +229,7 @@ async def test_stores_that_are_first_at_once_migrate_once(postgres: PostgresServ
     for store in stores:
         await store.post(Batch([make_charge(1)]))
         await store.close()
-    assert await rows_of(url, "SELECT version, oldest FROM schema_version") == [(1, 1)]
+    assert await rows_of(url, "SELECT version, oldest FROM schema_version") == [(2, 1)]
     assert await rows_of(url, "SELECT COUNT(*) FROM charges") == [(5,)]
 
 
@@ -251,7 +251,7 @@ async def test_an_older_keytoll_goes_on_and_starts_beside_a_newer_one_that_only_
 async def test_a_database_that_this_keytoll_would_misunderstand_is_refused(postgres: PostgresServer) -> None:
     url = await postgres.new_database()
     await rows_of(url, "UPDATE schema_version SET version = 999, oldest = 998")
-    with pytest.raises(StoreTooNew, match="schema 999, from a newer Keytoll; this one knows 1"):
+    with pytest.raises(StoreTooNew, match="schema 999, from a newer Keytoll; this one knows 2"):
         await PostgresStore.open(url)
 
 
@@ -377,7 +377,7 @@ async def test_lists_and_changes_that_take_long_leave_connections_for_checks(url
 
 
 async def test_more_callers_than_connections_are_an_outage_after_a_bounded_wait(url: str) -> None:
-    bounds = Bounds(connections=2, statement_s=20, free_s=0.2)
+    bounds = Bounds(lookups=2, statement_s=20, free_s=0.2)
     async with opened(url, bounds) as store, connected(url) as other:
         async with other.transaction():
             await other.execute("LOCK TABLE keys IN ACCESS EXCLUSIVE MODE")

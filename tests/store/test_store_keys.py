@@ -11,7 +11,18 @@ from store.builders import NOW_US, make_charge, make_key
 from keytoll.core.access import Networks
 from keytoll.core.keys import Key, KeyStatus
 from keytoll.core.quota import Quota, QuotaKind, Totals
-from keytoll.store.base import Batch, KeyQuery, KeySort, NameTaken, Once, Store, StoredKey, key_cursor
+from keytoll.store.base import (
+    AskedMeanwhile,
+    Batch,
+    KeyChanged,
+    KeyQuery,
+    KeySort,
+    NameTaken,
+    Once,
+    Store,
+    StoredKey,
+    key_cursor,
+)
 
 UNLIMITED = Quota()
 MONTHLY = Quota(QuotaKind.MONTHLY, 100_000_000_000)
@@ -382,3 +393,27 @@ async def test_a_cursor_tells_nothing_of_another_owners_key(store: Store, sort: 
     for descending in (False, True):
         query = KeyQuery(owner="users/alice", sort=sort, descending=descending, after=other.id)
         assert await list_keys(store, query) == []
+
+
+async def test_a_change_of_what_has_changed_since_is_refused(store: Store) -> None:
+    key = make_key()
+    await keep_key(store, key)
+    mine, theirs = replace(key, name=f"{key.name} mine"), replace(key, disabled=True)
+    assert await store.update_key(theirs, event=make_event(), before=key)
+    with pytest.raises(KeyChanged):
+        await store.update_key(mine, event=make_event(), before=key)
+    with pytest.raises(KeyChanged):
+        await store.rotate_key(replace(key, digest=b"n" * 32), event=make_event(), before=key)
+    assert await store.update_key(replace(mine, disabled=True), event=make_event(), before=theirs)
+    assert not await store.update_key(gone := make_key(), event=make_event(), before=gone)
+
+
+async def test_what_is_asked_for_twice_at_once_is_done_once(store: Store) -> None:
+    first, second = make_key(), make_key()
+    once = make_once(first)
+    await keep_key(store, first, once)
+    with pytest.raises(AskedMeanwhile):
+        await keep_key(store, second, replace(once, key_id=second.id))
+    assert await store.key_by_id(second.id) is None
+    with pytest.raises(AskedMeanwhile):
+        await store.rotate_key(replace(first, digest=b"n" * 32), event=make_event(), once=once)

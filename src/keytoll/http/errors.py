@@ -26,7 +26,16 @@ from keytoll.management import (
     RepeatOfDeleted,
     TokenNotFound,
 )
-from keytoll.store.base import LastAdmin, NameTaken, OwnerDeleted, OwnerNotFound, OwnerTaken, StoreUnavailable
+from keytoll.store.base import (
+    AskedMeanwhile,
+    KeyChanged,
+    LastAdmin,
+    NameTaken,
+    OwnerDeleted,
+    OwnerNotFound,
+    OwnerTaken,
+    StoreUnavailable,
+)
 
 ONCE_HEADER = "Idempotency-Key"
 """Under which a caller may repeat a change without having it made twice."""
@@ -133,6 +142,11 @@ async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
 
 
+async def _on_key_changed(_request: Request, _exc: Exception) -> Response:
+    message = "The key is being changed by others again and again; look at it, and try again"
+    return error_answer(409, message, code="key_changed")
+
+
 async def _on_repeat_differs(_request: Request, _exc: Exception) -> Response:
     message = f"{ONCE_HEADER}: something else was asked for under this id within the last 24 hours; use another one"
     return error_answer(422, message, param=ONCE_HEADER, code="idempotency_key_reused")
@@ -186,6 +200,8 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[[Request, Any], Awaitable[Res
     OwnerDeleted: _on_owner_deleted,
     LastAdmin: _on_last_admin,
     NameTaken: _on_name_taken,
+    KeyChanged: _on_key_changed,
+    AskedMeanwhile: _on_key_changed,
     RepeatDiffers: _on_repeat_differs,
     RepeatOfDeleted: _on_repeat_of_deleted,
     StoreUnavailable: on_store_unavailable,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -10,9 +10,11 @@ from keytoll.core.audit import Action, AuditEvent, Picture
 from keytoll.core.ids import uuid7
 from keytoll.core.owners import User
 from keytoll.core.permissions import Actor, Operator, Person, SignedOut
-from keytoll.store.base import OwnerStore
+from keytoll.store.base import AskedMeanwhile, KeyChanged, OwnerStore
 
 T = TypeVar("T")
+
+_TRIES = 8
 
 
 class Cache(Protocol):
@@ -103,3 +105,11 @@ def _is_in_force(token: bytes | None, user: User) -> bool:
 async def to_the_end(work: Awaitable[T]) -> T:
     """Wait for the work; it goes on if the caller is cancelled, so that the cache never keeps what the store lost."""
     return await asyncio.shield(asyncio.ensure_future(work))
+
+
+async def again_if_changed(change: Callable[[], Awaitable[T]]) -> T:
+    """Make a change, anew if another replica got ahead with one of the same key. Raises KeyChanged if that goes on."""
+    for _ in range(_TRIES - 1):
+        with suppress(KeyChanged, AskedMeanwhile):
+            return await change()
+    return await change()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from keytoll.core.access import check_models, check_networks
@@ -18,7 +19,7 @@ from keytoll.core.owners import USERS, check_owner, split_owner
 from keytoll.core.permissions import Actor, Hidden, Operator, Verb, check, check_operator
 from keytoll.core.quota import Quota, QuotaKind, Totals, left_nano, spent_nano
 from keytoll.core.secrets import KEY_PREFIX, digest_of, mint
-from keytoll.management.changes import Changes, to_the_end
+from keytoll.management.changes import Changes, again_if_changed, to_the_end
 from keytoll.management.pages import Page, check_limit, page_of
 from keytoll.store.base import KeyQuery, NameTaken, Once, Store, StoredKey, key_cursor
 
@@ -150,7 +151,8 @@ class Keys:
             await self._store.create_key(key, event=event, sign_up=self._sign_up(by, key), once=once)
             return StoredKey(key, Totals(), revision=0), secret
 
-        return await to_the_end(self._once(by, owner, create, asked, of=("create", owner), key_id=key_id))
+        once = partial(self._once, by, owner, create, asked, of=("create", owner), key_id=key_id)
+        return await to_the_end(again_if_changed(once))
 
     async def rotate(
         self,
@@ -178,11 +180,13 @@ class Keys:
                 old_valid_until_us=_checked_old(old_valid_until_us, now_us),
             )
             event = key_event(self._changes, by, Action.KEY_ROTATE, now_us, key, before=before, after=key)
-            await self._make(key_id, (*before.digests, key.digest), self._store.rotate_key(key, event=event, once=once))
+            rotating = self._store.rotate_key(key, event=event, before=before, once=once)
+            await self._make(key_id, (*before.digests, key.digest), rotating)
             return replace(stored, key=key), secret
 
         of = ("rotate", owner or "", key_id)
-        return await to_the_end(self._once(by, owner, rotate, asked, of=of, key_id=key_id))
+        once = partial(self._once, by, owner, rotate, asked, of=of, key_id=key_id)
+        return await to_the_end(again_if_changed(once))
 
     async def list(self, by: Actor, query: KeyQuery) -> Page[StoredKey]:
         """Return the keys that match; without an owner everybody's, for operators."""
@@ -201,7 +205,7 @@ class Keys:
 
     async def edit(self, by: Actor, key_id: str, changes: KeyChanges, *, owner: str | None = None) -> StoredKey:
         """Change a key, and return it. Raises KeyNotFound and NameTaken."""
-        return await to_the_end(self._edit(by, key_id, changes, owner))
+        return await to_the_end(again_if_changed(partial(self._edit, by, key_id, changes, owner)))
 
     async def preview_edit(
         self, by: Actor, key_id: str, changes: KeyChanges, *, currency: str, owner: str | None = None
@@ -277,7 +281,7 @@ class Keys:
             key = _changed(stored.key, changes, now_us=now_us)
             if key != stored.key:
                 event = key_event(self._changes, by, Action.KEY_EDIT, now_us, key, before=stored.key, after=key)
-                await self._make(key_id, key.digests, self._store.update_key(key, event=event))
+                await self._make(key_id, key.digests, self._store.update_key(key, event=event, before=stored.key))
         return replace(stored, key=key)
 
     async def _delete(self, by: Actor, key_id: str, owner: str | None) -> None:

@@ -35,6 +35,14 @@ class NameTaken(Exception):
     """The owner has another key of this name."""
 
 
+class KeyChanged(Exception):
+    """The key isn't as it was read any more: somebody else got ahead with a change of it."""
+
+
+class AskedMeanwhile(Exception):
+    """Somebody else got ahead with a change that was asked for under the same id."""
+
+
 class OwnerNotFound(Exception):
     """There is no such person or organization."""
 
@@ -116,6 +124,20 @@ class Batch:
             raise ValueError("an unsettled row is of that kind, and of amount 0")
 
 
+class KeyMonth(NamedTuple):
+    """What a grant is of: a key, and the month in which the requests that it covers were admitted."""
+
+    key_id: str
+    month: str
+
+
+class Granted(NamedTuple):
+    """What a replica is granted, in nano-units. Of two answers that tell it, that of the higher version holds."""
+
+    granted_nano: int
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Posted:
     """What posting a batch did.
@@ -123,7 +145,8 @@ class Posted:
     `charges` are those that are new, as they were posted: as a correction where the decision had been given up as
     unsettled before. `repeated` counts entries that were there already, which changes nothing; `conflicts` are charges
     whose decision has another entry, which were kept out. `totals` holds, for each key with a new charge, its lifetime
-    and the months that changed, as of `revision`. `unsettled` are the decisions that are newly given up.
+    and the months that changed, as of `revision`. `unsettled` are the decisions that are newly given up. `grants` holds
+    what is left of this replica's grants that covered any entry of the batch, if replicas share the store.
     """
 
     revision: int
@@ -132,6 +155,7 @@ class Posted:
     conflicts: Sequence[Charge] = ()
     totals: Mapping[str, Totals] = field(default_factory=dict)
     unsettled: Sequence[Charge] = ()
+    grants: Mapping[KeyMonth, Granted] = field(default_factory=dict)
 
 
 class PriceRecord(NamedTuple):
@@ -232,7 +256,9 @@ class KeyStore(Protocol):
     async def create_key(
         self, key: Key, *, event: AuditEvent, sign_up: AuditEvent | None = None, once: Once | None = None
     ) -> None:
-        """Keep a new key, and that it was asked for. Raises NameTaken, OwnerNotFound and OwnerDeleted.
+        """Keep a new key, and that it was asked for.
+
+        Raises NameTaken, OwnerNotFound, OwnerDeleted and AskedMeanwhile.
 
         With `sign_up`, an owner that is unknown is made at once, and that is the event which tells of it.
         """
@@ -252,14 +278,20 @@ class KeyStore(Protocol):
     async def list_keys(self, query: KeyQuery, *, now_us: int, month: str) -> Sequence[StoredKey]:
         """Return the keys that match; how they stand is asked at an instant in a month. None if `after` is unknown."""
 
-    async def update_key(self, key: Key, *, event: AuditEvent) -> bool:
-        """Write what is edited of a key, as it is in `key`; False if there is none of its id. Raises NameTaken.
+    async def update_key(self, key: Key, *, event: AuditEvent, before: Key | None = None) -> bool:
+        """Write what is edited of a key, as it is in `key`; False if there is none of its id.
 
-        That is the name, quota, expiry, what it is allowed, and whether it is disabled.
+        That is the name, quota, expiry, what it is allowed, and whether it is disabled. Raises NameTaken, and KeyChanged
+        if the key is not as it is in `before`.
         """
 
-    async def rotate_key(self, key: Key, *, event: AuditEvent, once: Once | None = None) -> bool:
-        """Write the secrets of a key, as they are in `key`, and that it was asked for; False if there is none of its id."""
+    async def rotate_key(
+        self, key: Key, *, event: AuditEvent, before: Key | None = None, once: Once | None = None
+    ) -> bool:
+        """Write the secrets of a key, as they are in `key`, and that it was asked for; False if there is none of its id.
+
+        Raises KeyChanged as `update_key`, and AskedMeanwhile.
+        """
 
     async def asked_once(self, once_id: bytes) -> Once | None:
         """Return what was asked for under this id, if that is remembered."""

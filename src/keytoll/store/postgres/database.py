@@ -27,15 +27,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many connections there are at most, of which lists and changes each take only some, and how long a
-    connection, a statement and a free connection are waited for."""
+    """How many connections look-ups, lists, changes and grants take at most, each apart, so that none keeps the others
+    waiting; and how long a connection, a statement and a free connection are waited for."""
 
-    connections: int = 10
+    lookups: int = 4
     lists: int = 3
     changes: int = 3
+    grants: int = 2
     connect_s: float = 5.0
     statement_s: float = 10.0
     free_s: float = 5.0
+
+    @property
+    def connections(self) -> int:
+        """How many there are in all: one more for charges, and one for the lease, which nothing may hold up."""
+        return self.lookups + self.lists + self.changes + self.grants + 2
 
 
 BOUNDS = Bounds()
@@ -44,6 +50,8 @@ _ATTEMPTS = 8
 """How often a transaction is tried that others get in the way of."""
 
 _ROLLBACK_S = 1.0
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN_QUICK = f"{_BEGIN}; SET LOCAL idle_in_transaction_session_timeout = '1s'; SET LOCAL lock_timeout = '2s'"
 
 
 @asynccontextmanager
@@ -66,9 +74,10 @@ class Database:
     def __init__(self, pool: "Pool", bounds: Bounds) -> None:
         self._pool = pool
         self._bounds = bounds
-        # Apart, so that neither a long list nor a burst of changes takes the last connection from a Check.
+        self._lookups = asyncio.Semaphore(bounds.lookups)
         self._lists = asyncio.Semaphore(bounds.lists)
         self._changes = asyncio.Semaphore(bounds.changes)
+        self._grants = asyncio.Semaphore(bounds.grants)
         # One after the other, in the order of the calls: they would wait for each other's totals anyway.
         self._posts = asyncio.Semaphore(1)
         self._underway = Underway()
@@ -95,19 +104,31 @@ class Database:
         return cls(pool, bounds)
 
     async def look_up(self, statement: str, values: Values) -> Sequence[Any]:
-        """Run a statement that reads, at once."""
-        with driver_errors():
-            async with self._pool.acquire(timeout=self._bounds.free_s) as connection:
-                return await _fetch(connection, statement, values)
+        """Run a statement that reads, for which a request waits."""
+        async with _turn(self._lookups, self._bounds.free_s):
+            return await self.run(statement, values)
 
     async def read_list(self, statement: str, values: Values) -> Sequence[Any]:
         """Run a statement that reads, when a few others of its sort leave room."""
         async with _turn(self._lists, self._bounds.free_s):
-            return await self.look_up(statement, values)
+            return await self.run(statement, values)
+
+    async def run(self, statement: str, values: Values) -> Sequence[Any]:
+        """Run a statement at once. For the lease alone: it has a connection to itself."""
+        with driver_errors():
+            async with self._pool.acquire(timeout=self._bounds.free_s) as connection:
+                return await _fetch(connection, statement, values)
 
     async def change(self, work: Work[T]) -> T:
         """Run the work in a transaction: committed if it returns, rolled back if it raises."""
         return await self._underway.run(self._tried(work, self._changes))
+
+    async def grant(self, work: Work[T]) -> T:
+        """Run the work in a transaction, as `change`, for which requests wait.
+
+        It locks what other replicas wait for, so the server ends it when it hears nothing more of it for a second.
+        """
+        return await self._underway.run(self._tried(work, self._grants, begin=_BEGIN_QUICK))
 
     async def post(self, work: Work[T]) -> T:
         """Run the work in a transaction, as `change`, but in the order of the calls."""
@@ -121,18 +142,18 @@ class Database:
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
-    async def _tried(self, work: Work[T], turns: asyncio.Semaphore) -> T:
+    async def _tried(self, work: Work[T], turns: asyncio.Semaphore, *, begin: str = _BEGIN) -> T:
         async with _turn(turns, self._bounds.statement_s):
             with driver_errors():
                 for _ in range(_ATTEMPTS - 1):
                     with _passing_over_what_is_in_the_way():
-                        return await self._transaction(work)
-                return await self._transaction(work)
+                        return await self._transaction(work, begin)
+                return await self._transaction(work, begin)
 
-    async def _transaction(self, work: Work[T]) -> T:
+    async def _transaction(self, work: Work[T], begin: str) -> T:
         async with self._pool.acquire(timeout=self._bounds.free_s) as connection:
             try:
-                await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+                await connection.execute(begin)
                 result = await work(_Transaction(connection))
                 await connection.execute("COMMIT")
             except BaseException:

@@ -1,6 +1,7 @@
 """Posting a batch: the one place where charges and running totals are written, in one transaction.
 
-Others may post at the same time. All of them lock in one order: decisions, totals, usage, keys, positions, each sorted,
+Others may post at the same time. All of them lock in one order: decisions, totals, usage, grants, keys, positions, each
+sorted,
 and the ledger's revision last, which is held for no longer than the commit takes.
 """
 
@@ -8,8 +9,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from operator import itemgetter
 
 from keytoll.core.ledger import Charge
-from keytoll.store.base import Batch, Posted
-from keytoll.store.postgres import queries
+from keytoll.store.base import Batch, KeyMonth, Posted
+from keytoll.store.postgres import queries, replicas
 from keytoll.store.sql import queries as shared
 from keytoll.store.sql import rows, sums
 from keytoll.store.sql.sifting import Known, Sifted, sift
@@ -20,12 +21,16 @@ _ROWS_AT_ONCE = 200
 """How many rows one statement inserts: more would hold up the event loop while they are made."""
 
 
-async def post(transaction: Transaction, batch: Batch) -> Posted:
-    """Post the batch within the open transaction. Raises OverflowError if a total would pass 64 bits."""
+async def post(transaction: Transaction, batch: Batch, *, replica: str | None) -> Posted:
+    """Post the batch within the open transaction, for a replica if several share the store.
+
+    Raises OverflowError if a total would pass 64 bits.
+    """
     sifted = await _insert(transaction, batch)
     new, unsettled = tuple(sifted.new.values()), tuple(sifted.unsettled.values())
     spent_nano = await _add_to_totals(transaction, new)
     await _add_to_usage(transaction, new)
+    grants = {} if replica is None else await replicas.take(transaction, replica=replica, amounts=_taken(batch, new))
     await _use_keys(transaction, new)
     await transaction.repeat(shared.INSERT_CONFLICT, _sorted(map(rows.conflict_row, sifted.conflicts)))
     await transaction.repeat(shared.INSERT_REJECTED, map(rows.rejected_row, batch.rejected))
@@ -33,7 +38,7 @@ async def post(transaction: Transaction, batch: Batch) -> Posted:
     await transaction.repeat(shared.PUT_POSITION, sorted(positions.items()))
     ((revision,),) = await transaction.fetch(queries.NEXT_REVISION if new or unsettled else queries.REVISION)
     totals = sums.totals_of_keys(new, spent_nano)
-    return Posted(revision, new, sifted.repeated, tuple(sifted.conflicts), totals, unsettled)
+    return Posted(revision, new, sifted.repeated, tuple(sifted.conflicts), totals, unsettled, grants)
 
 
 async def _insert(transaction: Transaction, batch: Batch) -> Sifted:
@@ -99,6 +104,16 @@ async def _use_keys(transaction: Transaction, charges: Sequence[Charge]) -> None
     used = [(key["id"], key["at_us"]) for key in sums.newest_admissions(charges)]
     if used:
         await transaction.fetch(queries.USE_KEYS, _columns(used))
+
+
+def _taken(batch: Batch, new: Iterable[Charge]) -> Iterable[tuple[KeyMonth, int]]:
+    """Return what new charges take from the grants that covered them, 0 for other entries: they tell what is left."""
+    amounts: dict[KeyMonth, int] = {}
+    for charge in (*batch.charges, *batch.unsettled):
+        amounts.setdefault(KeyMonth(charge.entry.key_id, charge.entry.month), 0)
+    for charge in new:
+        amounts[KeyMonth(charge.entry.key_id, charge.entry.month)] += charge.amount_nano
+    return amounts.items()
 
 
 def _columns(given: Iterable[Row]) -> Row:

@@ -34,6 +34,7 @@ _STORED_KEY = shared.stored_key(object_of="json_object_agg", revision=REVISION)
 
 KEY_BY_DIGEST = _STORED_KEY + shared.BY_DIGEST
 KEY_BY_ID = _STORED_KEY + shared.BY_ID
+KEY_TO_CHANGE = f"{shared.KEY_TO_CHANGE} FOR NO KEY UPDATE"
 KEY_NAMES = "SELECT id, name FROM keys WHERE id = ANY(:key_ids)"
 
 
@@ -170,3 +171,117 @@ WHERE :price_id IS DISTINCT FROM (
 """
 
 FORGET_POSITIONS = "DELETE FROM journal_positions WHERE file = ANY(:files)"
+
+# --- replicas ---
+
+JOIN = """
+INSERT INTO replicas AS known (id, epoch, expires_at, seen_seq)
+VALUES (
+    :replica, 1, clock_timestamp() + :lease_s * interval '1 second', (SELECT COALESCE(MAX(seq), 0) FROM key_changes)
+)
+ON CONFLICT (id) DO UPDATE
+SET epoch = known.epoch + 1, expires_at = excluded.expires_at, seen_seq = excluded.seen_seq
+RETURNING epoch, seen_seq
+"""
+
+# Of a replica that has just joined, or is leaving: what it was granted becomes what it holds.
+CLEAR_GRANTS = "DELETE FROM grants WHERE replica = :replica"
+PUT_GRANTS = """
+INSERT INTO grants (key_id, month, replica, granted_nano, version)
+SELECT key_id, month, :replica::text, nano, nextval('grant_versions')
+FROM unnest(:key_ids::text[], :months::text[], :nanos::bigint[]) AS held (key_id, month, nano)
+"""
+
+# One statement, so that what it tells is not older than the lease that it extends.
+RENEW = """
+WITH renewed AS (
+    UPDATE replicas
+    SET expires_at = clock_timestamp() + :lease_s * interval '1 second', seen_seq = GREATEST(seen_seq, :seen)
+    WHERE id = :replica AND epoch = :epoch AND expires_at > clock_timestamp()
+    RETURNING id
+), news AS (
+    SELECT seq, key_id, digests FROM key_changes WHERE seq > :seen ORDER BY seq LIMIT :limit
+)
+SELECT
+    (SELECT COUNT(*) FROM renewed),
+    (SELECT epoch FROM replicas WHERE id = :replica),
+    (SELECT COUNT(*) FROM replicas WHERE expires_at > clock_timestamp()),
+    (SELECT COALESCE(MAX(seq), :seen) FROM news),
+    (SELECT array_agg(key_id ORDER BY seq) FROM news),
+    (SELECT array_agg(digests ORDER BY seq) FROM news)
+"""
+
+LEAVE = """
+UPDATE replicas SET expires_at = clock_timestamp() WHERE id = :replica AND epoch = :epoch RETURNING id
+"""
+
+# Grants of a key are made one after another, and none while the key is being changed. It is not the key's row that is
+# locked, for which charges would have to wait.
+GRANTS_ALONE = "SELECT pg_advisory_xact_lock(hashtextextended(:key_id, 7738725075698609157))"
+
+# One snapshot for what is spent and what is granted: a charge changes both, and not their sum.
+GRANTS_OF_KEY = f"""
+SELECT
+    stored.*,
+    (SELECT SUM(granted_nano)::bigint FROM grants
+        WHERE grants.key_id = stored.id AND month = :month AND replica = :replica),
+    (SELECT SUM(granted_nano)::bigint FROM grants
+        WHERE grants.key_id = stored.id AND (month = :month OR stored.quota_kind = 'total')
+            AND (month, replica) <> (:month, :replica)),
+    (SELECT COUNT(*) FROM replicas WHERE expires_at > clock_timestamp()),
+    (SELECT COUNT(*) FROM replicas WHERE id = :replica AND epoch = :epoch AND expires_at > clock_timestamp())
+FROM (SELECT) AS nothing
+LEFT JOIN ({_STORED_KEY}{shared.BY_ID}) AS stored ON TRUE
+"""  # noqa: S608 - of constants alone
+
+ADD_GRANT = """
+INSERT INTO grants AS kept (key_id, month, replica, granted_nano, version)
+VALUES (:key_id, :month, :replica, :more_nano, nextval('grant_versions'))
+ON CONFLICT (key_id, month, replica) DO UPDATE
+SET granted_nano = kept.granted_nano + excluded.granted_nano, version = excluded.version,
+    changed_at = clock_timestamp()
+RETURNING granted_nano, version
+"""
+
+# By `core.allowance.after_charges`, which is also what giving back comes to.
+TAKE_FROM_GRANTS = """
+WITH taken AS (
+    SELECT * FROM unnest(:key_ids::text[], :months::text[], :nanos::bigint[]) AS given (key_id, month, nano)
+), locked AS (
+    SELECT key_id, month, nano FROM grants JOIN taken USING (key_id, month)
+    WHERE replica = :replica ORDER BY key_id, month FOR UPDATE OF grants
+)
+UPDATE grants
+SET granted_nano = GREATEST(0, granted_nano - nano), version = nextval('grant_versions'),
+    changed_at = clock_timestamp()
+FROM locked
+WHERE replica = :replica AND grants.key_id = locked.key_id AND grants.month = locked.month
+RETURNING grants.key_id, grants.month, granted_nano, version
+"""
+
+TELL = "SELECT pg_notify('keytoll', word) FROM unnest(:words::text[]) AS given (word)"
+
+LAST_CHANGE = "SELECT COALESCE(MAX(seq), 0) FROM key_changes"
+
+BEHIND = """
+SELECT id, EXTRACT(EPOCH FROM expires_at - clock_timestamp())::float8 FROM replicas
+WHERE seen_seq < :seq AND expires_at > clock_timestamp()
+ORDER BY id
+"""
+
+# Whose requests are over: their journals are settled, or what they lack is unsettled.
+SWEEP_REPLICAS = """
+WITH dead AS (
+    DELETE FROM replicas WHERE expires_at < clock_timestamp() - :longest_s * interval '1 second' RETURNING id
+), gone AS (
+    DELETE FROM grants WHERE replica IN (SELECT id FROM dead)
+)
+SELECT COUNT(*) FROM dead
+"""
+SWEEP_GRANTS = "DELETE FROM grants WHERE granted_nano = 0 AND changed_at < clock_timestamp() - interval '1 hour'"
+
+# The newest one stays, so that its number is known.
+SWEEP_CHANGES = """
+DELETE FROM key_changes
+WHERE at < clock_timestamp() - interval '1 hour' AND seq < (SELECT MAX(seq) FROM key_changes)
+"""

@@ -31,7 +31,9 @@ WHERE id = :id AND deleted_at_us IS NULL
 RETURNING id
 """
 
-INSERT_ASKED = "INSERT INTO asked_once (id, fingerprint, key_id, at_us) VALUES (?, ?, ?, ?)"
+INSERT_ASKED = """
+INSERT INTO asked_once (id, fingerprint, key_id, at_us) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id
+"""
 
 FORGET_MOST_ASKED = "DELETE FROM asked_once WHERE seq <= (SELECT MAX(seq) FROM asked_once) - :kept"
 
@@ -58,6 +60,8 @@ FROM keys
 WHERE deleted_at_us IS NULL
 """  # noqa: S608 - of constants alone
 
+
+KEY_TO_CHANGE = f"SELECT {KEY_COLUMNS} FROM keys WHERE id = :id AND deleted_at_us IS NULL"  # noqa: S608 - of constants alone
 
 BY_DIGEST = "AND (digest = :digest OR old_digest = :digest)"
 BY_ID = "AND id = :id"

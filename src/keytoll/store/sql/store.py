@@ -19,8 +19,10 @@ from keytoll.core.pricing import Prices
 from keytoll.core.usage import UsageRow
 from keytoll.store.base import (
     MAX_ONCE,
+    AskedMeanwhile,
     AuditQuery,
     ChargeQuery,
+    KeyChanged,
     KeyQuery,
     NameTaken,
     Once,
@@ -88,14 +90,16 @@ class SqlStore(ABC):
         found = await self._list(self.dialect.list_keys(query), values)
         return [rows.stored_key(row) for row in found]
 
-    async def update_key(self, key: Key, *, event: AuditEvent) -> bool:
-        """Write what is edited of a key; False if there is none of its id. Raises NameTaken."""
+    async def update_key(self, key: Key, *, event: AuditEvent, before: Key | None = None) -> bool:
+        """Write what is edited of a key; False if there is none of its id. Raises NameTaken and KeyChanged."""
         with self._name_taken(key):
-            return bool(await self._change(queries.UPDATE_KEY, rows.edited_row(key), event))
+            return bool(await self._change(queries.UPDATE_KEY, rows.edited_row(key), event, before=before))
 
-    async def rotate_key(self, key: Key, *, event: AuditEvent, once: Once | None = None) -> bool:
-        """Write the secrets of a key, and that it was asked for; False if there is none of its id."""
-        return bool(await self._change(queries.ROTATE_KEY, rows.rotated_row(key), event, once))
+    async def rotate_key(
+        self, key: Key, *, event: AuditEvent, before: Key | None = None, once: Once | None = None
+    ) -> bool:
+        """Write the secrets of a key, and that it was asked for; see `KeyStore.rotate_key`."""
+        return bool(await self._change(queries.ROTATE_KEY, rows.rotated_row(key), event, before=before, once=once))
 
     async def asked_once(self, once_id: bytes) -> Once | None:
         """Return what was asked for under this id, if that is remembered."""
@@ -282,11 +286,19 @@ class SqlStore(ABC):
         return await self._run(lambda transaction: transaction.fetch(statement, values))
 
     async def _change(
-        self, statement: str, values: Mapping[str, Any], event: AuditEvent, once: Once | None = None
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        event: AuditEvent,
+        *,
+        before: Key | None = None,
+        once: Once | None = None,
     ) -> Sequence[Any]:
         """Write, and tell of it in the same transaction. If nothing was there to change, nothing is told."""
 
         async def change(transaction: Transaction) -> Sequence[Any]:
+            if before is not None:
+                await _require_as_it_was(transaction, before)
             changed = await transaction.fetch(statement, values)
             if changed:
                 await _remember(transaction, once)
@@ -331,7 +343,15 @@ class SqlStore(ABC):
         """Return whether the driver says that an owner has a key of this name already."""
 
 
+async def _require_as_it_was(transaction: Transaction, before: Key) -> None:
+    """Raise KeyChanged if a key is there and not as it was; it stays as it is until the transaction's end."""
+    found = await transaction.fetch(transaction.dialect.KEY_TO_CHANGE, {"id": before.id})
+    if found and rows.key(found[0]) != before:
+        raise KeyChanged(before.id)
+
+
 async def _remember(transaction: Transaction, once: Once | None) -> None:
     if once is not None:
-        await transaction.fetch(queries.INSERT_ASKED, rows.asked_row(once))
+        if not await transaction.fetch(queries.INSERT_ASKED, rows.asked_row(once)):
+            raise AskedMeanwhile
         await transaction.fetch(queries.FORGET_MOST_ASKED, {"kept": MAX_ONCE})

@@ -18,6 +18,7 @@ class Dialect(Protocol):
 
     KEY_BY_DIGEST: str
     KEY_BY_ID: str
+    KEY_TO_CHANGE: str
     KEY_NAMES: str
     DELETE_KEYS_OF_OWNER: str
     OWNER: str

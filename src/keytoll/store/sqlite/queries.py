@@ -19,6 +19,7 @@ _STORED_KEY = shared.stored_key(object_of="json_group_object", revision=REVISION
 
 KEY_BY_DIGEST = _STORED_KEY + shared.BY_DIGEST
 KEY_BY_ID = _STORED_KEY + shared.BY_ID
+KEY_TO_CHANGE = shared.KEY_TO_CHANGE
 KEY_NAMES = """
 SELECT keys.id, keys.name FROM json_each(:key_ids) AS given CROSS JOIN keys ON keys.id = given.value
 """

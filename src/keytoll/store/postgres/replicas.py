@@ -1,0 +1,157 @@
+"""What replicas that share a PostgreSQL database tell each other; see `store.replicas`."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from keytoll.core.allowance import Ask, Outcome, grant
+from keytoll.core.quota import spent_nano
+from keytoll.store.base import Granted, KeyMonth, StoreUnavailable
+from keytoll.store.postgres import queries
+from keytoll.store.postgres.database import connected, driver_errors
+from keytoll.store.replicas import Answer, Behind, KeyChange, Lapsed, Member, News, Superseded, Word
+from keytoll.store.sql import rows
+from keytoll.store.sql.transactions import Row, Transaction, Values
+
+_CHANNEL = "keytoll"
+_LATER_S = 0.25
+"""How much later than the replica the store lets a lease end: for clocks that run at different speeds, and for an answer
+that was under way when the replica's own lease ended."""
+
+_NEWS_AT_ONCE = 1000
+_DIGEST_BYTES = 32
+_LOOK_S = 1.0
+_PATIENCE_S = 3.0
+
+
+async def join(
+    transaction: Transaction, *, replica: str, lease_s: float, held: Sequence[tuple[KeyMonth, int]]
+) -> tuple[Member, int]:
+    """Join within the open transaction; see `ReplicaStore.join`."""
+    ((epoch, seen),) = await transaction.fetch(queries.JOIN, {"replica": replica, "lease_s": lease_s + _LATER_S})
+    await _put_grants(transaction, replica, held)
+    return Member(replica, epoch), seen
+
+
+async def leave(transaction: Transaction, *, member: Member, held: Sequence[tuple[KeyMonth, int]]) -> None:
+    """Leave within the open transaction; see `ReplicaStore.leave`."""
+    if await transaction.fetch(queries.LEAVE, member._asdict()):
+        await _put_grants(transaction, member.replica, held)
+
+
+async def ask(transaction: Transaction, *, member: Member, of: KeyMonth, ask: Ask) -> Answer | None:
+    """Grant something within the open transaction; see `ReplicaStore.ask`."""
+    await transaction.fetch(queries.GRANTS_ALONE, {"key_id": of.key_id})
+    asked = {"id": of.key_id, "month": of.month} | member._asdict()
+    ((*columns, own_nano, others_nano, replicas, is_member),) = await transaction.fetch(queries.GRANTS_OF_KEY, asked)
+    if not is_member:
+        raise Lapsed(member.replica)
+    if columns[0] is None:
+        return None
+    stored = rows.stored_key(columns)
+    quota = stored.key.quota
+    if quota.limit_nano is None:
+        return None
+    found = grant(
+        ask,
+        limit_nano=quota.limit_nano,
+        spent_nano=spent_nano(quota, stored.totals, of.month),
+        own_nano=own_nano or 0,
+        others_nano=others_nano or 0,
+        replicas=max(1, replicas),
+    )
+    added = of._asdict() | {"replica": member.replica, "more_nano": found.more_nano}
+    ((granted_nano, version),) = await transaction.fetch(queries.ADD_GRANT, added)
+    if found.outcome is Outcome.HELD:
+        await tell(transaction, Word.RECALL, [of.key_id])
+    return Answer(found.outcome, Granted(granted_nano, version), found.whole, stored.totals, stored.revision)
+
+
+async def take(
+    transaction: Transaction, *, replica: str, amounts: Iterable[tuple[KeyMonth, int]]
+) -> dict[KeyMonth, Granted]:
+    """Take amounts from grants within the open transaction, and return what these are then."""
+    given = sorted(amounts)
+    if not given:
+        return {}
+    found = await transaction.fetch(queries.TAKE_FROM_GRANTS, {"replica": replica} | _columns(given))
+    return {KeyMonth(key_id, month): Granted(granted_nano, version) for key_id, month, granted_nano, version in found}
+
+
+async def tell(transaction: Transaction, word: Word, key_ids: Iterable[str]) -> None:
+    """Tell all replicas something of keys, once the open transaction is committed."""
+    await transaction.fetch(queries.TELL, {"words": [f"{word.value} {key_id}" for key_id in sorted(set(key_ids))]})
+
+
+async def sweep(transaction: Transaction, *, longest_s: float) -> int:
+    """Sweep within the open transaction; see `ReplicaStore.sweep`."""
+    ((dead,),) = await transaction.fetch(queries.SWEEP_REPLICAS, {"longest_s": longest_s})
+    await transaction.fetch(queries.SWEEP_GRANTS)
+    await transaction.fetch(queries.SWEEP_CHANGES)
+    return int(dead)
+
+
+def renewal(member: Member, *, seen: int, lease_s: float) -> Values:
+    """Return the values that RENEW takes."""
+    return member._asdict() | {"seen": seen, "lease_s": lease_s + _LATER_S, "limit": _NEWS_AT_ONCE}
+
+
+def news(member: Member, row: Row) -> News:
+    """Return what RENEW tells. Raises Lapsed and Superseded."""
+    renewed, epoch, replicas, seq, key_ids, digests = row
+    if epoch is not None and epoch > member.epoch:
+        raise Superseded(f"another Keytoll has started as the replica {member.replica}: stopping")
+    if not renewed:
+        raise Lapsed(member.replica)
+    return News(seq, list(map(_change, key_ids or (), digests or ())), replicas)
+
+
+def behind(found: Iterable[Row]) -> Sequence[Behind]:
+    """Return what BEHIND tells."""
+    return [Behind(*row) for row in found]
+
+
+async def listen(url: str, hear: Callable[[Word, str], None]) -> NoReturn:
+    """Hear what replicas are told, on a connection of its own; see `ReplicaStore.listen`."""
+
+    def heard(*message: Any) -> None:
+        word, _, key_id = str(message[-1]).partition(" ")
+        if word in _WORDS:  # another version may say more
+            hear(Word(word), key_id)
+
+    gone = asyncio.Event()
+    async with connected(url, name="keytoll, listening") as connection:
+        connection.add_termination_listener(lambda _: gone.set())
+        with driver_errors():
+            await connection.add_listener(_CHANNEL, heard)
+            hear(Word.CHANGE, "")  # of which nothing was heard before
+            while not gone.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(gone.wait(), _LOOK_S)
+                await connection.execute("SELECT 1", timeout=_PATIENCE_S)
+    raise StoreUnavailable("PostgreSQL: the connection that changes are heard on is lost")
+
+
+def _change(key_id: str, digests: bytes) -> KeyChange:
+    each = {digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)}
+    return KeyChange(key_id, tuple(sorted(each)))
+
+
+async def _put_grants(transaction: Transaction, replica: str, held: Sequence[tuple[KeyMonth, int]]) -> None:
+    await transaction.fetch(queries.CLEAR_GRANTS, {"replica": replica})
+    if held:
+        await transaction.fetch(queries.PUT_GRANTS, {"replica": replica} | _columns(sorted(held)))
+
+
+def _columns(amounts: Iterable[tuple[KeyMonth, int]]) -> dict[str, list[Any]]:
+    """Return the amounts as a statement takes them, an array for each column."""
+    given = list(amounts)
+    return {
+        "key_ids": [of.key_id for of, _ in given],
+        "months": [of.month for of, _ in given],
+        "nanos": [nano for _, nano in given],
+    }
+
+
+_WORDS = frozenset(word.value for word in Word)
