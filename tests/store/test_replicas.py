@@ -40,7 +40,7 @@ async def stores(url: str) -> AsyncIterator[list[PostgresStore]]:
 
 async def joined(stores: list[PostgresStore], *, lease_s: float = LEASE_S) -> list[Member]:
     """Have each store's replica join."""
-    return [(await store.join(f"replica-{n}", lease_s=lease_s, held=()))[0] for n, store in enumerate(stores)]
+    return [(await store.join(f"replica-{n}", lease_s=lease_s, held=())).member for n, store in enumerate(stores)]
 
 
 async def kept_key(store: PostgresStore, limit_nano: int | None = 1000, kind: QuotaKind = QuotaKind.MONTHLY) -> Key:
@@ -68,7 +68,7 @@ async def age(url: str, statement: str) -> None:
 
 
 async def test_a_replica_that_starts_anew_supersedes_itself(stores: list[PostgresStore]) -> None:
-    (old, *_), (new, _) = await joined(stores), await stores[1].join("replica-0", lease_s=LEASE_S, held=())
+    (old, *_), new = await joined(stores), (await stores[1].join("replica-0", lease_s=LEASE_S, held=())).member
     assert new.epoch == old.epoch + 1
     with pytest.raises(Superseded, match="replica-0"):
         await stores[0].renew(old, seen=0, lease_s=LEASE_S)
@@ -146,9 +146,9 @@ async def test_charges_are_no_change_of_a_key(stores: list[PostgresStore]) -> No
 async def test_who_joins_begins_with_the_last_change(stores: list[PostgresStore]) -> None:
     key = await kept_key(stores[0])
     await stores[0].delete_key(key.id, deleted_at_us=1, event=make_event())
-    member, seen = await stores[0].join("replica-0", lease_s=LEASE_S, held=())
-    assert seen == await stores[0].last_change()
-    assert (await stores[0].renew(member, seen=seen, lease_s=LEASE_S)).changes == []
+    new = await stores[0].join("replica-0", lease_s=LEASE_S, held=())
+    assert new.seen == await stores[0].last_change()
+    assert (await stores[0].renew(new.member, seen=new.seen, lease_s=LEASE_S)).changes == []
 
 
 async def test_many_who_change_at_once_number_their_changes_as_they_commit(stores: list[PostgresStore]) -> None:
@@ -270,12 +270,20 @@ async def test_nothing_is_asked_for_keys_that_are_gone_or_without_a_limit(stores
     assert await stores[0].ask(member, KeyMonth("key_gone", MONTH), ONE) is None
 
 
-async def test_a_replica_that_joins_anew_keeps_what_it_holds(stores: list[PostgresStore], url: str) -> None:
-    (member, *_), key = await joined(stores), await kept_key(stores[0])
-    of, other = KeyMonth(key.id, MONTH), KeyMonth("key_endless", MONTH)
-    await stores[0].ask(member, of, replace_least(ONE, 300))
-    await stores[1].join("replica-0", lease_s=LEASE_S, held=[(of, 70), (other, 5)])
-    assert await grants_of(url) == {(*of, "replica-0"): 70, (*other, "replica-0"): 5}
+async def test_of_what_a_replica_was_granted_its_holds_keep_their_part(stores: list[PostgresStore], url: str) -> None:
+    (member, *_), keys = await joined(stores), [await kept_key(stores[0]) for _ in range(4)]
+    some, more, endless, unused = (KeyMonth(key.id, MONTH) for key in keys)
+    for of in (some, more, endless, unused):
+        await stores[0].ask(member, of, replace_least(ONE, 300))
+    held = [(some, 70), (more, 900), (endless, None), (KeyMonth("key_unlimited", MONTH), 5)]
+    new = await stores[1].join("replica-0", lease_s=LEASE_S, held=held)
+    kept = {some: 70, more: 300, endless: 300}
+    assert {of: granted.granted_nano for of, granted in new.grants.items()} == kept
+    assert await grants_of(url) == {(*of, "replica-0"): nano for of, nano in kept.items()}
+    await stores[0].leave(member, held=())  # an older process has nothing to say
+    assert len(await grants_of(url)) == 3
+    await stores[1].leave(new.member, held=[(some, 10)])
+    assert await grants_of(url) == {(*some, "replica-0"): 10}
 
 
 async def test_a_dead_replica_s_grants_return_once_its_requests_are_over(stores: list[PostgresStore], url: str) -> None:

@@ -89,6 +89,14 @@ class KeyCache:
         if (load := self._loads.get(digest)) is not None:
             load.stale = True
 
+    def clear(self) -> None:
+        """Drop what is known of all keys, as `forget` does of one."""
+        self._known.clear()
+        self._unknown.clear()
+        self._digests.clear()
+        for load in self._loads.values():
+            load.stale = True
+
     def apply(self, posted: Posted) -> None:
         """Take over the totals that a posted batch changed."""
         for key_id in posted.totals:

@@ -1,7 +1,7 @@
 """The book of holds: what every key's requests under way may cost at most, from their admission to their settlement."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from math import inf
 from typing import NamedTuple
@@ -58,6 +58,10 @@ class HoldBook:
     def of(self, key_id: str) -> KeyHolds:
         """Return what the requests under way of a key hold."""
         return self._by_key.get(key_id, _NOTHING)
+
+    def all(self) -> Iterator[tuple[str, KeyHolds]]:
+        """Return what the requests under way of every key hold."""
+        yield from self._by_key.items()
 
     def place(self, admitted: Admitted | Entry, *, request_id: str = "") -> None:
         """Hold a request's worst case. Raises OSError, and nothing is held, where that can't be written down first.

@@ -3,7 +3,7 @@
 A store that one Keytoll alone uses has none of this: it needs no permission to count what it alone counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NoReturn, Protocol
@@ -26,6 +26,19 @@ class Member(NamedTuple):
 
     replica: str
     epoch: int
+
+
+Held = Sequence[tuple[KeyMonth, int | None]]
+"""What a replica's requests under way hold, in nano-units; None: it can't be bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Who a replica is now, the number of the last change so far, and what it was granted that its holds keep."""
+
+    member: Member
+    seen: int
+    grants: Mapping[KeyMonth, Granted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +90,10 @@ class Word(StrEnum):
 class ReplicaStore(Store, Protocol):
     """A store that replicas share. Every method may raise StoreUnavailable."""
 
-    async def join(self, replica: str, *, lease_s: float, held: Sequence[tuple[KeyMonth, int]]) -> tuple[Member, int]:
-        """Join, or join anew; return who it is now, and the number of the last change so far.
+    async def join(self, replica: str, *, lease_s: float, held: Held) -> Joined:
+        """Join, or join anew. Of what the replica was granted only what it holds stays.
 
-        What the replica was granted becomes what it holds, in nano-units. From then on, charges that are posted through
-        this store take from its grants.
+        From then on, charges that are posted through this store take from its grants.
         """
 
     async def renew(self, member: Member, *, seen: int, lease_s: float) -> News:
@@ -90,8 +102,8 @@ class ReplicaStore(Store, Protocol):
         The lease must count from before the call; the store lets it end a little later. Raises Lapsed and Superseded.
         """
 
-    async def leave(self, member: Member, *, held: Sequence[tuple[KeyMonth, int]]) -> None:
-        """End the lease. What the replica was granted becomes what it still holds, and returns in time."""
+    async def leave(self, member: Member, *, held: Held) -> None:
+        """End the lease. Of what the replica was granted only what it still holds stays, and returns in time."""
 
     async def ask(self, member: Member, of: KeyMonth, ask: Ask) -> Answer | None:
         """Grant something by the rule of `core.allowance`; if others hold it, ask them for it.

@@ -184,12 +184,20 @@ SET epoch = known.epoch + 1, expires_at = excluded.expires_at, seen_seq = exclud
 RETURNING epoch, seen_seq
 """
 
-# Of a replica that has just joined, or is leaving: what it was granted becomes what it holds.
-CLEAR_GRANTS = "DELETE FROM grants WHERE replica = :replica"
-PUT_GRANTS = """
-INSERT INTO grants (key_id, month, replica, granted_nano, version)
-SELECT key_id, month, :replica::text, nano, nextval('grant_versions')
-FROM unnest(:key_ids::text[], :months::text[], :nanos::bigint[]) AS held (key_id, month, nano)
+# Of a replica that joins or leaves: what its holds don't need goes back. One that holds what can't be bounded keeps it all.
+KEEP_GRANTS = """
+WITH held AS (
+    SELECT * FROM unnest(:key_ids::text[], :months::text[], :nanos::bigint[]) AS given (key_id, month, nano)
+), gone AS (
+    DELETE FROM grants
+    WHERE replica = :replica
+        AND NOT EXISTS (SELECT FROM held WHERE held.key_id = grants.key_id AND held.month = grants.month)
+)
+UPDATE grants
+SET granted_nano = LEAST(granted_nano, nano), version = nextval('grant_versions'), changed_at = clock_timestamp()
+FROM held
+WHERE replica = :replica AND held.key_id = grants.key_id AND held.month = grants.month
+RETURNING grants.key_id, grants.month, granted_nano, version
 """
 
 # One statement, so that what it tells is not older than the lease that it extends.

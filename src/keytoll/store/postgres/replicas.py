@@ -10,7 +10,7 @@ from keytoll.core.quota import spent_nano
 from keytoll.store.base import Granted, KeyMonth, StoreUnavailable
 from keytoll.store.postgres import queries
 from keytoll.store.postgres.database import connected, driver_errors
-from keytoll.store.replicas import Answer, Behind, KeyChange, Lapsed, Member, News, Superseded, Word
+from keytoll.store.replicas import Answer, Behind, Held, Joined, KeyChange, Lapsed, Member, News, Superseded, Word
 from keytoll.store.sql import rows
 from keytoll.store.sql.transactions import Row, Transaction, Values
 
@@ -25,19 +25,16 @@ _LOOK_S = 1.0
 _PATIENCE_S = 3.0
 
 
-async def join(
-    transaction: Transaction, *, replica: str, lease_s: float, held: Sequence[tuple[KeyMonth, int]]
-) -> tuple[Member, int]:
+async def join(transaction: Transaction, *, replica: str, lease_s: float, held: Held) -> Joined:
     """Join within the open transaction; see `ReplicaStore.join`."""
     ((epoch, seen),) = await transaction.fetch(queries.JOIN, {"replica": replica, "lease_s": lease_s + _LATER_S})
-    await _put_grants(transaction, replica, held)
-    return Member(replica, epoch), seen
+    return Joined(Member(replica, epoch), seen, await _keep(transaction, replica, held))
 
 
-async def leave(transaction: Transaction, *, member: Member, held: Sequence[tuple[KeyMonth, int]]) -> None:
+async def leave(transaction: Transaction, *, member: Member, held: Held) -> None:
     """Leave within the open transaction; see `ReplicaStore.leave`."""
     if await transaction.fetch(queries.LEAVE, member._asdict()):
-        await _put_grants(transaction, member.replica, held)
+        await _keep(transaction, member.replica, held)
 
 
 async def ask(transaction: Transaction, *, member: Member, of: KeyMonth, ask: Ask) -> Answer | None:
@@ -75,8 +72,7 @@ async def take(
     given = sorted(amounts)
     if not given:
         return {}
-    found = await transaction.fetch(queries.TAKE_FROM_GRANTS, {"replica": replica} | _columns(given))
-    return {KeyMonth(key_id, month): Granted(granted_nano, version) for key_id, month, granted_nano, version in found}
+    return _grants(await transaction.fetch(queries.TAKE_FROM_GRANTS, {"replica": replica} | _columns(given)))
 
 
 async def tell(transaction: Transaction, word: Word, key_ids: Iterable[str]) -> None:
@@ -138,19 +134,20 @@ def _change(key_id: str, digests: bytes) -> KeyChange:
     return KeyChange(key_id, tuple(sorted(each)))
 
 
-async def _put_grants(transaction: Transaction, replica: str, held: Sequence[tuple[KeyMonth, int]]) -> None:
-    await transaction.fetch(queries.CLEAR_GRANTS, {"replica": replica})
-    if held:
-        await transaction.fetch(queries.PUT_GRANTS, {"replica": replica} | _columns(sorted(held)))
+async def _keep(transaction: Transaction, replica: str, held: Held) -> dict[KeyMonth, Granted]:
+    return _grants(await transaction.fetch(queries.KEEP_GRANTS, {"replica": replica} | _columns(held)))
 
 
-def _columns(amounts: Iterable[tuple[KeyMonth, int]]) -> dict[str, list[Any]]:
+def _grants(found: Iterable[Row]) -> dict[KeyMonth, Granted]:
+    return {KeyMonth(key_id, month): Granted(granted_nano, version) for key_id, month, granted_nano, version in found}
+
+
+def _columns(amounts: Held) -> dict[str, list[Any]]:
     """Return the amounts as a statement takes them, an array for each column."""
-    given = list(amounts)
     return {
-        "key_ids": [of.key_id for of, _ in given],
-        "months": [of.month for of, _ in given],
-        "nanos": [nano for _, nano in given],
+        "key_ids": [of.key_id for of, _ in amounts],
+        "months": [of.month for of, _ in amounts],
+        "nanos": [nano for _, nano in amounts],
     }
 
 

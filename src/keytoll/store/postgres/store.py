@@ -14,7 +14,7 @@ from keytoll.store.postgres.archive import archive
 from keytoll.store.postgres.database import BOUNDS, Bounds, Database, connected, driver_errors
 from keytoll.store.postgres.posting import post
 from keytoll.store.postgres.schema import migrate
-from keytoll.store.replicas import Answer, Behind, Member, News, Word
+from keytoll.store.replicas import Answer, Behind, Held, Joined, Member, News, Word
 from keytoll.store.sql.store import DECISIONS_AT_ONCE, SqlStore
 from keytoll.store.sql.transactions import Dialect, Transaction, Values, Work
 
@@ -49,7 +49,7 @@ class PostgresStore(SqlStore):
 
     # --- replicas ---
 
-    async def join(self, replica: str, *, lease_s: float, held: Sequence[tuple[KeyMonth, int]]) -> tuple[Member, int]:
+    async def join(self, replica: str, *, lease_s: float, held: Held) -> Joined:
         """Join, or join anew; see `ReplicaStore.join`."""
         joined = await self._run(partial(replicas.join, replica=replica, lease_s=lease_s, held=held))
         self._replica = replica
@@ -61,7 +61,7 @@ class PostgresStore(SqlStore):
         self._check_open()
         return replicas.news(member, (await self._database.run(queries.RENEW, renewal))[0])
 
-    async def leave(self, member: Member, *, held: Sequence[tuple[KeyMonth, int]]) -> None:
+    async def leave(self, member: Member, *, held: Held) -> None:
         """End the lease; see `ReplicaStore.leave`."""
         await self._run(partial(replicas.leave, member=member, held=held))
 
