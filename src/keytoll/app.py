@@ -7,7 +7,9 @@ journal is settled, then the store closes. So a stop loses no charge, and what a
 import asyncio
 import fcntl
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -23,6 +25,7 @@ from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
 from keytoll.admission.holds import HoldBook
+from keytoll.admission.membership import Membership
 from keytoll.catalog import Catalog, CatalogError
 from keytoll.core.decision import Rules
 from keytoll.core.months import Calendar
@@ -53,7 +56,7 @@ from keytoll.settings import CannotStart, CheckTransport, Settings, Source
 from keytoll.settlement import Settlement
 from keytoll.store.base import Store, StoredKey, StoreLocked, StoreTooNew, StoreUnavailable
 from keytoll.store.postgres import PostgresStore
-from keytoll.store.postgres.alone import Alone, alone
+from keytoll.store.replicas import ReplicaStore
 from keytoll.store.sqlite import SqliteStore
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +66,7 @@ _DRAIN_S = 2.0
 
 
 async def serve(settings: Settings) -> None:
-    """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart, or StoreLost, with one line for the operator."""
+    """Run Keytoll until SIGTERM or SIGINT. Raises CannotStart, or Superseded, with one line for the operator."""
     logs.configure(settings.log_level)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -91,15 +94,15 @@ class _Running(Protocol):
 class _Keytoll:
     """What runs beside the servers: the source of settlement, the catalog's follower, and the watch over both."""
 
-    def __init__(self, settings: Settings, store: Store, alone: Alone | None) -> None:
+    def __init__(self, settings: Settings, store: Store, shared: ReplicaStore | None) -> None:
         self.settings = settings
         self.store = store
-        self.alone = alone
         self.metrics = metrics = Metrics()
         self.cache = KeyCache(store)
         self.bodies = LargeBodies(monotonic=time.monotonic)
         self.admissions = AdmissionsFile(settings.admissions_dir)
         self.book = HoldBook(self.admissions, monotonic=time.monotonic, on_end=self.bodies.end)
+        self.membership = None if shared is None else self._membership(shared)
         self.settlement = Settlement(
             store,
             cache=self.cache,
@@ -107,6 +110,7 @@ class _Keytoll:
             calendar=lambda: self.current_rules().calendar,
             clock=_now_us,
             metrics=metrics,
+            told=self.membership.allowances.told if self.membership else lambda _: None,
         )
         journals = settings.journal_dirs if settings.source is Source.JOURNAL else ()
         self.admins = [Admin(folder.parent / "admin.sock") for folder in journals]
@@ -138,14 +142,41 @@ class _Keytoll:
             on_refused=metrics.catalog_reloads.labels("refused").inc,
         )
         metrics.holds.set_function(lambda: len(self.book))
+        metrics.replica_fresh.set_function(lambda: self.membership is None or self.membership.is_fresh)
         self.rules: Rules | None = None
         self.not_ready: Sequence[str] = ("starting",)
+
+    def _membership(self, store: ReplicaStore) -> Membership:
+        return Membership(
+            store,
+            replica=_replica(self.settings.replica_file),
+            cache=self.cache,
+            book=self.book,
+            max_staleness_s=self.settings.max_staleness_s,
+            revocation_deadline_s=self.settings.revocation_deadline_s,
+            longest_s=self.settings.longest_request_s,
+            monotonic=time.monotonic,
+            metrics=self.metrics,
+        )
 
     async def restore_holds(self) -> None:
         """Hold again what was admitted by an earlier process and isn't settled."""
         await self.book.restore(self.store)
         if len(self.book):
             _log.info("holds_restored", holds=len(self.book))
+
+    @asynccontextmanager
+    async def joined(self) -> AsyncIterator[None]:
+        """Be one of the replicas that share the store as long as the context lasts, if they do."""
+        if self.membership is None:
+            self.metrics.replicas.set(1)
+            yield
+            return
+        await self.membership.join()
+        try:
+            yield
+        finally:
+            await self.membership.leave()
 
     def _read_past_us(self) -> int:
         # ALS has no backlog here: what its sender lost won't come.
@@ -161,9 +192,8 @@ class _Keytoll:
             self.losses,
             self.publisher,
         ]
-        if self.alone is not None:
-            running.append(self.alone)
         parts: list[Coroutine[Any, Any, object]] = [*(part.run() for part in running), self._watch(), stop.wait()]
+        parts += self.membership.parts() if self.membership else []
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -175,20 +205,11 @@ class _Keytoll:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settle_the_rest(self) -> None:
-        """Settle what the journal holds by now, unless another Keytoll may count by now what this one would change."""
-        if self.alone is not None and self.alone.lost:
-            return
+        """Settle what the journal holds by now."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S * 5):
                 while any([await follower.read_once() for follower in self.followers]):
                     pass
-
-    @property
-    def obstacle(self) -> str | None:
-        """What stands in the way of admitting anything."""
-        if self.alone is not None and self.alone.lost:
-            return "the store may be another Keytoll's by now"
-        return self.guard.problem
 
     def _accept(self, catalog: Catalog) -> None:
         """Refuse what can't change while amounts of it are in the ledger or decisions are under way."""
@@ -222,8 +243,19 @@ class _Keytoll:
         return self.rules
 
     async def key_of(self, key_id: str) -> StoredKey | None:
-        """Return a key, from memory if it is there, as it is after its Check: a read then needs no store."""
-        return self.cache.known(key_id) or await self.store.key_by_id(key_id)
+        """Return a key, from memory if it is there, as it is after its Check: a read then needs no store.
+
+        Where replicas share the store, memory lacks what the others charged, so it is but for when the store is away.
+        """
+        known = self.cache.known(key_id)
+        if self.membership is None:
+            return known or await self.store.key_by_id(key_id)
+        try:
+            return await self.store.key_by_id(key_id)
+        except StoreUnavailable:
+            if known is None:
+                raise
+            return known
 
     async def _watch(self) -> None:
         """Keep readiness and gauges true."""
@@ -235,7 +267,8 @@ class _Keytoll:
                 self.metrics.store_errors.inc()
                 problems.append(f"store: {error}")
             problems += [f"journal: {each.problem}" for each in self.followers if each.problem is not None]
-            problems += [f"admission: {self.obstacle}"] if self.obstacle is not None else []
+            problems += [f"admission: {self.guard.problem}"] if self.guard.problem is not None else []
+            problems += [f"replica: {self.membership.problem}"] if self.membership and self.membership.problem else []
             self.not_ready = problems
             self.metrics.cache_size.set(len(self.cache))
             await asyncio.sleep(_WATCH_S)
@@ -266,6 +299,7 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         keytoll = _Keytoll(settings, *await _opened(settings, stack))
         await keytoll.publisher.start()
         await keytoll.restore_holds()
+        await stack.enter_async_context(keytoll.joined())
         stack.callback(keytoll.admissions.close)
         for admin in keytoll.admins:
             stack.push_async_callback(admin.aclose)
@@ -281,16 +315,23 @@ async def _started(settings: Settings) -> AsyncIterator[_Keytoll]:
         yield keytoll
 
 
-async def _opened(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Alone | None]:
-    """Open the store for this Keytoll alone; return it, and what ends when it is no longer so."""
-    if settings.postgres_url is None:
-        store: Store = await SqliteStore.open(settings.database)
-        guard = None
-    else:
-        guard = await stack.enter_async_context(alone(settings.postgres_url))
-        store = await PostgresStore.open(settings.postgres_url)
+async def _opened(settings: Settings, stack: AsyncExitStack) -> tuple[Store, ReplicaStore | None]:
+    """Open the store; return it, and again if replicas share it."""
+    shared = None if settings.postgres_url is None else await PostgresStore.open(settings.postgres_url)
+    store = await SqliteStore.open(settings.database) if shared is None else shared
     stack.push_async_callback(store.close)
-    return store, guard
+    return store, shared
+
+
+def _replica(file: Path) -> str:
+    """Return the id of this replica, which is made once: the host's name, for people, and something of its own."""
+    with suppress(FileNotFoundError):
+        return file.read_text("ascii").strip()
+    replica = f"{re.sub(r'[^A-Za-z0-9.-]', '-', socket.gethostname())}-{os.urandom(4).hex()}"
+    fresh = file.with_suffix(".new")
+    fresh.write_text(f"{replica}\n", "ascii")
+    fresh.replace(file)
+    return replica
 
 
 def _apps(keytoll: _Keytoll) -> Iterator[tuple[ASGIApp, Path]]:
@@ -303,6 +344,7 @@ def _apps(keytoll: _Keytoll) -> Iterator[tuple[ASGIApp, Path]]:
         clock=_now_us,
         random=os.urandom,
         held=keytoll.book.of,
+        everywhere=None if keytoll.membership is None else keytoll.membership.everywhere,
     )
     about = About(
         version=__version__,
@@ -330,7 +372,8 @@ async def _envoy_server(keytoll: _Keytoll) -> AsyncIterator[None]:
         clock=_now_us,
         random=os.urandom,
         metrics=keytoll.metrics,
-        obstacle=lambda: keytoll.obstacle,
+        obstacle=lambda: keytoll.guard.problem,
+        membership=keytoll.membership,
     )
     server = _carrier(keytoll, check)
     await server.start()

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from keytoll import __version__
+from keytoll.core.allowance import Outcome
 from keytoll.core.decision import Reason
 from keytoll.core.ledger import Charge, Measured
 from keytoll.core.money import NANO
@@ -18,6 +19,7 @@ from keytoll.core.pricing import Usage, tokens_of
 
 _CHECK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 _API_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10)
+_REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _LAG_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
 _MAX_MODELS = 200
 
@@ -174,6 +176,28 @@ class Metrics:
         )
         for outcome in ("accepted", "refused"):
             self.catalog_reloads.labels(outcome)
+        self.replicas = Gauge(
+            "keytoll_replicas", "Replicas that share the store and are alive, this one included.", registry=registry
+        )
+        self.replica_fresh = Gauge(
+            "keytoll_replica_fresh",
+            "Whether this replica's view of the keys is confirmed; else it answers every Check with 503.",
+            registry=registry,
+        )
+        self.allowance_asks = Counter(
+            "keytoll_allowance_asks",
+            "Times that more of a key was asked for: granted, held by others, spent, or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in (*(outcome.value for outcome in Outcome), "failed"):
+            self.allowance_asks.labels(outcome)
+        self.revocation = Histogram(
+            "keytoll_revocation_seconds",
+            "Time from a change of a key to when no replica admits by its state before.",
+            buckets=_REVOCATION_BUCKETS,
+            registry=registry,
+        )
         self.models = Gauge("keytoll_catalog_models", "Models on offer.", registry=registry)
 
     def count_charges(self, charges: Iterable[Charge]) -> None:

@@ -41,6 +41,8 @@ class Settings:
     PostgreSQL database, or the path of an SQLite one; empty for `keytoll.db` in the private folder. A URL holds a
     password, so it is never shown. `max_stream_s` is the `max_stream_duration` of envoy.yaml. `journals` are the folders
     of all journals; empty for `journal` in `run_dir`.
+    `max_staleness_s` is how long a replica admits by what it knows when a shared store doesn't confirm it;
+    `revocation_deadline_s` how long a change waits for replicas that don't say that they saw it.
     `base_url` is where callers reach the gateway, for the examples that owners are shown; empty if that is not known."""
 
     run_dir: Path = Path("run")
@@ -56,6 +58,8 @@ class Settings:
     journals: tuple[Path, ...] = ()
     journal_segment_bytes: int = 64 * MIB
     disk_floor_bytes: int = 64 * MIB
+    max_staleness_s: float = 3.0
+    revocation_deadline_s: float = 5.0
     base_url: str = ""
 
     @property
@@ -97,6 +101,11 @@ class Settings:
     def admissions_dir(self) -> Path:
         """Where Keytoll notes what it admits, for its next start."""
         return self.own_dir / "admissions"
+
+    @property
+    def replica_file(self) -> Path:
+        """Where this replica keeps its id, by which a shared store knows it again after a restart."""
+        return self.own_dir / "replica"
 
     @property
     def longest_request_s(self) -> float:

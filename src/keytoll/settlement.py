@@ -19,7 +19,7 @@ from keytoll.core.months import Calendar
 from keytoll.core.pricing import Prices
 from keytoll.core.quota import Totals
 from keytoll.metrics import Metrics
-from keytoll.store.base import Batch, LedgerStore, Position, Posted, Rejected, StoreUnavailable
+from keytoll.store.base import Batch, Granted, KeyMonth, LedgerStore, Position, Posted, Rejected, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +53,7 @@ class Settlement:
         calendar: Callable[[], Calendar],
         clock: Callable[[], int],
         metrics: Metrics,
+        told: Callable[[Posted], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -60,6 +61,7 @@ class Settlement:
         self._calendar = calendar
         self._clock = clock
         self._metrics = metrics
+        self._told = told
         self._prices: dict[str, Prices] = {}
         self._running: set[asyncio.Task[Posted]] = set()
 
@@ -94,6 +96,7 @@ class Settlement:
         posted = await self._insist(partial(self._store.post, Batch(unsettled=rows)))
         self._doubt(entries, posted.unsettled)
         self._book.end(entry.decision_id for entry in entries)
+        self._told(posted)
         self._metrics.unsettled.inc(len(posted.unsettled))
         for row in posted.unsettled:
             _log.error("unsettled", decision_id=str(row.entry.decision_id), key_id=row.entry.key_id)
@@ -115,6 +118,7 @@ class Settlement:
         self._cache.apply(posted)
         self._doubt([item.entry for item in logged], posted.charges)
         self._book.end(item.entry.decision_id for item in logged)
+        self._told(posted)
 
     def _doubt(self, entries: Sequence[Entry], new: Sequence[Charge]) -> None:
         """Have the cache ask again for the keys of entries that were in the ledger already.
@@ -188,9 +192,11 @@ class Settlement:
 
 
 def _joined(parts: Sequence[Posted]) -> Posted:
-    """Return what several posts did together. Totals are absolute, so the last one of a key holds."""
+    """Return what several posts did together. Totals and grants are absolute, so the last one of a key holds."""
     totals: dict[str, Totals] = {}
+    grants: dict[KeyMonth, Granted] = {}
     for part in parts:
+        grants.update(part.grants)
         for key_id, changed in part.totals.items():
             before = totals.get(key_id, Totals())
             totals[key_id] = Totals(changed.lifetime_nano, {**before.by_month, **changed.by_month})
@@ -201,4 +207,5 @@ def _joined(parts: Sequence[Posted]) -> Posted:
         conflicts=[charge for part in parts for charge in part.conflicts],
         unsettled=[charge for part in parts for charge in part.unsettled],
         totals=totals,
+        grants=grants,
     )

@@ -33,7 +33,6 @@ from keytoll.store.base import (
 )
 from keytoll.store.moving import CannotMove, move
 from keytoll.store.postgres import PostgresStore
-from keytoll.store.postgres.alone import alone
 from keytoll.store.sqlite import SqliteStore
 
 
@@ -151,9 +150,12 @@ async def test_nothing_is_moved_while_a_keytoll_runs_on_either(path: Path, url: 
     with pytest.raises(StoreLocked, match=r"keytoll\.db is in use"):
         await move(path, url)
     await running.close()
-    async with alone(url):
-        with pytest.raises(StoreLocked, match="the PostgreSQL store is in use"):
-            await move(path, url)
+    store = await PostgresStore.open(url)
+    member = (await store.join("gateway-1", lease_s=60, held=())).member
+    with pytest.raises(StoreLocked, match="the PostgreSQL store is in use by the Keytoll gateway-1"):
+        await move(path, url)
+    await store.leave(member, held=())
+    await store.close()
     await move(path, url)
 
 

@@ -1,4 +1,4 @@
-"""What only the PostgreSQL store promises: many writers, adversity, migrations, ownership, and what its errors mean."""
+"""What only the PostgreSQL store promises: many writers, adversity, migrations, and what its errors mean."""
 
 import asyncio
 import random
@@ -29,13 +29,10 @@ from keytoll.store.base import (
     OwnerTaken,
     Position,
     Posted,
-    StoreLocked,
     StoreTooNew,
     StoreUnavailable,
 )
 from keytoll.store.postgres import PostgresStore
-from keytoll.store.postgres import alone as alone_module
-from keytoll.store.postgres.alone import StoreLost, alone
 from keytoll.store.postgres.database import Bounds, connected
 
 QUICK = Bounds(connect_s=2, statement_s=0.5, free_s=0.3)
@@ -406,45 +403,3 @@ async def test_a_mistake_in_a_statement_is_no_outage(url: str) -> None:
         with pytest.raises(asyncpg.PostgresSyntaxError):
             await store._write("NOT SQL", {})
         await store.positions()
-
-
-# --- ownership ---
-
-
-async def test_a_second_keytoll_is_refused_with_one_line_until_the_first_has_gone(url: str) -> None:
-    async with alone(url):
-        with pytest.raises(StoreLocked, match="in use by another Keytoll") as caught:
-            await stack_of(url)
-        assert "\n" not in str(caught.value)
-    await stack_of(url)
-
-
-async def stack_of(url: str) -> None:
-    """Be alone for a moment."""
-    async with alone(url):
-        pass
-
-
-async def test_whose_connection_is_cut_is_alone_no_more(postgres: PostgresServer, url: str) -> None:
-    async with proxy_to(postgres.port) as proxy, alone(proxied(url, proxy.port)) as guard:
-        running = asyncio.create_task(guard.run())
-        await asyncio.sleep(0)
-        assert not guard.lost
-        proxy.cut()
-        async with asyncio.timeout(5):
-            with pytest.raises(StoreLost, match="stopping"):
-                await running
-        assert guard.lost
-
-
-async def test_who_hears_nothing_for_some_time_is_alone_no_more(
-    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alone_module, "_LOOK_S", 0.05)
-    monkeypatch.setattr(alone_module, "_PATIENCE_S", 0.2)
-    async with proxy_to(postgres.port) as proxy, alone(proxied(url, proxy.port)) as guard:
-        proxy.fall_silent()
-        async with asyncio.timeout(5):
-            with pytest.raises(StoreLost):
-                await guard.run()
-        assert guard.lost

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import typer
 
 from keytoll.cli.failure import Failure
+from keytoll.cli.output import exactly
 from keytoll.cli.place import Local, Place, Remote, find_place
 from keytoll.core.owners import check_owner
 from keytoll.settings import Settings
@@ -115,8 +117,17 @@ class Client:
             cause = " ".join(str(error).split()) or type(error).__name__
             raise Failure(f"Keytoll at {self.place.address} did not answer: {cause}") from error
         if answer.is_success:
+            if answer.status_code == HTTPStatus.ACCEPTED:
+                self._warn(answer.json())
             return answer
         raise Failure(_message(answer.status_code, answer.text) + _advice(answer.status_code, self.place))
+
+    def _warn(self, made: Mapping[str, Any]) -> None:
+        """Say of a change that it isn't in force everywhere yet."""
+        for each in made["not_yet"]:
+            until = exactly(each["until"], self.about)
+            line = f"Not confirmed by the replica {each['replica']}: it may go by the state before until {until}."
+            typer.echo(line, err=True)
 
 
 def key_path(key_id: str) -> str:

@@ -14,7 +14,7 @@ _DEFAULTS = Settings()
 _STORE = (
     "The SQLite database, keytoll.db in the private folder by default, or the URL of a PostgreSQL one:"
     " postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Others may see the command line, so say a password in the"
-    " environment. For now, one Keytoll at a time may use a store: a second one refuses to start."
+    " environment. Many Keytolls share a PostgreSQL database; an SQLite one is for one at a time."
 )
 _PRIVATE = (
     "The folder for what Envoy must not see: operator.sock, the admissions and the database. The run folder by default,"
@@ -27,6 +27,14 @@ _JOURNAL = (
 _SEGMENT = "The size from which on a journal file is rotated, and removed once it is settled."
 _FLOOR = "How much must be left on the disks of the journals and the admissions; with less, every request gets 503."
 _STREAM = "The max_stream_duration of envoy.yaml, in seconds: a request that was not logged by then, and a grace, is unsettled."
+_STALENESS = (
+    "With PostgreSQL: how long, in seconds, requests are admitted by what is in memory while the store doesn't confirm it;"
+    " after that they get 503."
+)
+_DEADLINE = (
+    "With PostgreSQL: how long, in seconds, a change of a key waits for replicas that don't confirm it. If it is longer than"
+    " the staleness, no replica admits by the state before when a change is answered."
+)
 _BASE_URL = "Where callers reach the gateway, such as https://gateway.example/v1; the console shows it in its examples."
 _TRANSPORT = (
     "What carries Check: libnghttp2, or grpcio, which takes several times the CPU. With ALS as the source it is always"
@@ -59,6 +67,12 @@ def serve(
     max_stream_s: Annotated[float, typer.Option(envvar="KEYTOLL_MAX_STREAM_S", min=1, help=_STREAM)] = (
         _DEFAULTS.max_stream_s
     ),
+    max_staleness_s: Annotated[
+        float, typer.Option(envvar="KEYTOLL_MAX_STALENESS_S", min=0.5, max=600, help=_STALENESS)
+    ] = _DEFAULTS.max_staleness_s,
+    revocation_deadline_s: Annotated[
+        float, typer.Option(envvar="KEYTOLL_REVOCATION_DEADLINE_S", min=0, max=600, help=_DEADLINE)
+    ] = _DEFAULTS.revocation_deadline_s,
     base_url: Annotated[str, typer.Option(envvar="KEYTOLL_BASE_URL", metavar="URL", help=_BASE_URL)] = (
         _DEFAULTS.base_url
     ),
@@ -90,6 +104,8 @@ def serve(
             journal_segment_bytes=journal_segment_bytes,
             disk_floor_bytes=disk_floor_bytes,
             max_stream_s=max_stream_s,
+            max_staleness_s=max_staleness_s,
+            revocation_deadline_s=revocation_deadline_s,
             base_url=base_url,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
@@ -105,9 +121,9 @@ def _run(settings: Settings) -> None:
     import uvloop
 
     from keytoll.app import serve as serve_app
-    from keytoll.store.postgres.alone import StoreLost
+    from keytoll.store.replicas import Superseded
 
     try:
         uvloop.run(serve_app(settings))
-    except (CannotStart, StoreLost) as error:
+    except (CannotStart, Superseded) as error:
         raise Failure(str(error)) from error

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -18,9 +19,11 @@ from uuid import UUID
 
 import structlog
 
+from keytoll.admission.allowances import Allowances
 from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import MISS, KeyCache
 from keytoll.admission.holds import HoldBook
+from keytoll.admission.membership import Membership
 from keytoll.core.decision import (
     MALFORMED_KEY,
     MAX_BODY_BYTES,
@@ -31,6 +34,7 @@ from keytoll.core.decision import (
     Account,
     Admission,
     Denial,
+    HeldBack,
     Read,
     Reason,
     Request,
@@ -45,7 +49,7 @@ from keytoll.core.secrets import KEY_PREFIX, digest_of, is_well_formed
 from keytoll.envoy import answers
 from keytoll.envoy.messages.check_pb2 import Asked, AttributeContext, Metadata
 from keytoll.metrics import Metrics
-from keytoll.store.base import StoredKey, StoreUnavailable
+from keytoll.store.base import KeyMonth, StoredKey, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -113,6 +117,7 @@ class CheckHandler:
     """Answers Check. `rules` is read at each call, since a new catalog replaces it.
 
     `obstacle` tells why no request may be admitted at the moment, if so: what can't be recorded must not run.
+    `membership` is this replica's, if others share the store; without one it is alone.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class CheckHandler:
         random: Callable[[int], bytes],
         metrics: Metrics,
         obstacle: _Admit = lambda: None,
+        membership: Membership | None = None,
     ) -> None:
         self._cache = cache
         self._book = book
@@ -135,6 +141,7 @@ class CheckHandler:
         self._random = _Drawn(random)
         self._metrics = metrics
         self._obstacle = obstacle
+        self._membership = membership
         self._admitted = answers.Admitted()
 
     def __call__(self, message: bytes) -> bytes | Awaitable[bytes]:
@@ -181,32 +188,66 @@ class CheckHandler:
         return stored
 
     def _judge(self, asked: _Asked, stored: StoredKey | None) -> bytes | Awaitable[bytes]:
+        if self._is_stale:
+            return self._refuse(asked, UNAVAILABLE)
         if stored is None:
             return self._refuse(asked, UNKNOWN_KEY)
         if asked.kind == "key":
             return self._judge_headers(asked, stored)
         verdict = self._decide(asked, stored)
-        if _is_held(verdict) and self._book.waiting(stored.key.id) < _MOST_WAITING:
+        if _held_back(verdict) is None:
+            return self._conclude(asked, verdict)
+        if self._membership is not None:
+            return self._after_asking(asked, verdict, stored, self._membership.allowances)
+        if self._book.waiting(stored.key.id) < _MOST_WAITING:
             return self._after_release(asked, verdict, stored)
         return self._conclude(asked, verdict)
 
     async def _after_release(self, asked: _Asked, verdict: Verdict, stored: StoredKey) -> bytes:
-        try:
+        with suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(_ROOM_WAIT_S):
-                while _is_held(verdict):
+                while _held_back(verdict) is not None:
                     await self._book.released(stored.key.id)
                     found = await self._load(asked.digest)
                     if found is None:
                         return self._refuse(asked, UNKNOWN_KEY)
                     stored = found
                     verdict = self._decide(asked, stored)
-        except (TimeoutError, StoreUnavailable):
-            pass
         return self._conclude(asked, verdict)
 
+    async def _after_asking(self, asked: _Asked, verdict: Verdict, stored: StoredKey, allowances: Allowances) -> bytes:
+        """Answer once the store has granted what is needed, or it is clear that others hold it."""
+        answered = False
+        try:
+            async with asyncio.timeout(_ROOM_WAIT_S):
+                while (needed := _held_back(verdict)) is not None:
+                    of = KeyMonth(stored.key.id, needed.month)
+                    if not await allowances.more(stored.key.quota, of, needed.worst_nano):
+                        break
+                    answered = True
+                    found = await self._load(asked.digest)
+                    if self._is_stale:
+                        return self._refuse(asked, UNAVAILABLE)
+                    if found is None:
+                        return self._refuse(asked, UNKNOWN_KEY)
+                    stored = found
+                    verdict = self._decide(asked, stored)
+        except StoreUnavailable:
+            self._metrics.store_errors.inc()
+            verdict = UNAVAILABLE
+        except TimeoutError:
+            verdict = verdict if answered else UNAVAILABLE
+        return self._conclude(asked, verdict)
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether keys may have changed without this replica's knowing."""
+        return self._membership is not None and not self._membership.is_fresh
+
     def _judge_headers(self, asked: _Asked, stored: StoredKey) -> bytes:
-        account = self._account(asked, stored)
-        denial = decide_by_headers(account=account, request=asked.request, rules=self._rules(), now_us=self._clock())
+        rules, now_us = self._rules(), self._clock()
+        account = self._account(asked, stored, rules, now_us)
+        denial = decide_by_headers(account=account, request=asked.request, rules=rules, now_us=now_us)
         if denial is None and not self._takes_body(asked, stored.key.id):
             denial = TOO_MANY_LARGE
         if denial is not None:
@@ -219,11 +260,16 @@ class CheckHandler:
         return self._bodies.begin(key_id, asked.request_id, MAX_BODY_BYTES if declared is None else declared)
 
     def _decide(self, asked: _Asked, stored: StoredKey) -> Verdict:
-        account = self._account(asked, stored)
-        return decide(account=account, request=asked.request, rules=self._rules(), now_us=self._clock())
+        rules, now_us = self._rules(), self._clock()
+        account = self._account(asked, stored, rules, now_us)
+        return decide(account=account, request=asked.request, rules=rules, now_us=now_us)
 
-    def _account(self, asked: _Asked, stored: StoredKey) -> Account:
-        return Account(stored.key, stored.totals, self._book.of(stored.key.id), asked.digest != stored.key.digest)
+    def _account(self, asked: _Asked, stored: StoredKey, rules: Rules, now_us: int) -> Account:
+        key, by_old_secret = stored.key, asked.digest != stored.key.digest
+        if self._membership is None:
+            return Account(key, stored.totals, self._book.of(key.id), by_old_secret)
+        allowance = self._membership.allowances.of(key.id, rules.calendar.month(now_us).name)
+        return Account(key, stored.totals, self._book.of(key.id), by_old_secret, allowance)
 
     def _conclude(self, asked: _Asked, verdict: Verdict) -> bytes:
         if isinstance(verdict, Admission):
@@ -263,8 +309,8 @@ class CheckHandler:
         return answer
 
 
-def _is_held(verdict: Verdict) -> bool:
-    return isinstance(verdict, Denial) and verdict.reason is Reason.QUOTA_HELD
+def _held_back(verdict: Verdict) -> HeldBack | None:
+    return verdict.held_back if isinstance(verdict, Denial) else None
 
 
 def _bearer(authorization: str) -> str | None:

@@ -8,13 +8,15 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
 from keytoll.core.errors import InvalidValue
+from keytoll.core.expiry import format_timestamp
 from keytoll.core.permissions import Forbidden, Hidden, SignedOut
 from keytoll.http.guesses import TooManyFailures
 from keytoll.http.sign_in import NOT_IN_FORCE, CrossSite, Unauthenticated
@@ -22,6 +24,7 @@ from keytoll.management import (
     ChargeNotFound,
     KeyNotFound,
     MemberNotFound,
+    NotEverywhere,
     RepeatDiffers,
     RepeatOfDeleted,
     TokenNotFound,
@@ -142,6 +145,17 @@ async def _on_name_taken(_request: Request, _exc: Exception) -> Response:
     return error_answer(409, "name: the owner has another key of this name", param="name", code="name_taken")
 
 
+async def _on_not_everywhere(_: Request, exc: NotEverywhere) -> Response:
+    return not_everywhere(exc)
+
+
+def not_everywhere(partly: NotEverywhere, made: BaseModel | None = None) -> Response:
+    """Return the answer that a change was made, with what it made, but not yet everywhere."""
+    not_yet = [{"replica": each.replica, "until": format_timestamp(each.until_us)} for each in partly.not_yet]
+    shown = {} if made is None else made.model_dump(mode="json")
+    return JSONResponse({**shown, "not_yet": not_yet}, status_code=202)
+
+
 async def _on_key_changed(_request: Request, _exc: Exception) -> Response:
     message = "The key is being changed by others again and again; look at it, and try again"
     return error_answer(409, message, code="key_changed")
@@ -200,6 +214,7 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[[Request, Any], Awaitable[Res
     OwnerDeleted: _on_owner_deleted,
     LastAdmin: _on_last_admin,
     NameTaken: _on_name_taken,
+    NotEverywhere: _on_not_everywhere,
     KeyChanged: _on_key_changed,
     AskedMeanwhile: _on_key_changed,
     RepeatDiffers: _on_repeat_differs,

@@ -2,7 +2,8 @@
 come.
 
 Every method is told who asks (`by`), and raises Hidden or Forbidden where they may not do it. A change is in force when
-its method returns: the store has it, with the event that tells of it, and no Check can see the old state any more.
+its method returns: the store has it, with the event that tells of it, and no Check of any replica can see the old state
+any more; or NotEverywhere says which may, and until when.
 Every method may raise StoreUnavailable; those that take values raise InvalidValue, naming the field as the REST API
 does.
 """
@@ -22,7 +23,7 @@ from keytoll.management.books import (
     Unsettled,
     UsageReport,
 )
-from keytoll.management.changes import Cache, Changes
+from keytoll.management.changes import Cache, Changes, Everywhere, NotEverywhere, NotYet
 from keytoll.management.keys import (
     UNCHANGED,
     Access,
@@ -57,6 +58,8 @@ __all__ = [
     "ListedCharge",
     "Management",
     "MemberNotFound",
+    "NotEverywhere",
+    "NotYet",
     "Owners",
     "Page",
     "RepeatDiffers",
@@ -87,13 +90,14 @@ def create_management(
     clock: Callable[[], int],
     random: Callable[[int], bytes],
     held: Callable[[str], KeyHolds] = lambda _: KeyHolds(),
+    everywhere: Everywhere | None = None,
 ) -> Management:
     """Return the services.
 
     `clock` gives microseconds since the UNIX epoch, `random` as many random bytes as asked for, `held` what the requests
-    under way of a key hold.
+    under way of a key hold. `everywhere` waits for all replicas, if several share the store.
     """
-    changes = Changes(store, cache, clock=clock, random=random)
+    changes = Changes(store, cache, clock=clock, random=random, everywhere=everywhere)
     return Management(
         keys=Keys(store, changes, calendar=calendar, held=held),
         owners=Owners(store, changes),

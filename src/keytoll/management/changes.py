@@ -1,20 +1,44 @@
 """What all changes have in common: they are told of, made one after another, and in force when they return."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from keytoll.core.audit import Action, AuditEvent, Picture
 from keytoll.core.ids import uuid7
 from keytoll.core.owners import User
 from keytoll.core.permissions import Actor, Operator, Person, SignedOut
 from keytoll.store.base import AskedMeanwhile, KeyChanged, OwnerStore
+from keytoll.store.replicas import Behind
 
 T = TypeVar("T")
 
+Everywhere = Callable[[], Awaitable[Sequence[Behind]]]
+"""Waits until what was changed is in force at all replicas; returns those where it may not be after the deadline."""
+
 _TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """A replica that may still admit by the state before a change, until an instant at most."""
+
+    replica: str
+    until_us: int
+
+
+class NotEverywhere(Exception):
+    """A change was made, and is in force here, but within the deadline not all replicas have said that it is at them.
+
+    `made` is what the method would have returned.
+    """
+
+    def __init__(self, made: Any, not_yet: Sequence[NotYet]) -> None:
+        super().__init__(", ".join(each.replica for each in not_yet))
+        self.made = made
+        self.not_yet = not_yet
 
 
 class Cache(Protocol):
@@ -25,15 +49,23 @@ class Cache(Protocol):
 
 
 class Changes:
-    """Gives changes their turn, time, randomness and events, and lets the key cache forget what they change."""
+    """Gives changes their turn, time, randomness and events, lets the key cache forget what they change, and waits
+    until they are in force everywhere."""
 
     def __init__(
-        self, store: OwnerStore, cache: Cache, *, clock: Callable[[], int], random: Callable[[int], bytes]
+        self,
+        store: OwnerStore,
+        cache: Cache,
+        *,
+        clock: Callable[[], int],
+        random: Callable[[int], bytes],
+        everywhere: Everywhere | None = None,
     ) -> None:
         self.clock = clock
         self.random = random
         self._store = store
         self._cache = cache
+        self._everywhere = everywhere
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
@@ -83,6 +115,18 @@ class Changes:
             before=before,
             after=after,
         )
+
+    async def everywhere(self, change: Awaitable[T]) -> T:
+        """Make a change to its end, and return once it is in force at all replicas. Raises NotEverywhere.
+
+        A replica whose lease has run out admits nothing, so it isn't waited for.
+        """
+        made = await to_the_end(change)
+        behind = () if self._everywhere is None else await self._everywhere()
+        if behind:
+            now_us = self.clock()
+            raise NotEverywhere(made, [NotYet(each.replica, now_us + int(each.for_s * 1_000_000)) for each in behind])
+        return made
 
     async def forgetting(self, digests: Iterable[bytes], change: Awaitable[T]) -> T:
         """Make a change, and let the cache forget the keys that these digests lead to, also after a failure: the store

@@ -166,7 +166,7 @@ class Keys:
         """Give a key another secret, and return it as `create` does.
 
         The old secret works on until an instant, or not at all; one that an earlier rotation left working ends now.
-        Raises KeyNotFound, RepeatDiffers and RepeatOfDeleted.
+        Raises KeyNotFound, RepeatDiffers, RepeatOfDeleted and NotEverywhere.
         """
 
         async def rotate(by: Actor, once: Once | None, now_us: int) -> tuple[StoredKey, str]:
@@ -186,7 +186,7 @@ class Keys:
 
         of = ("rotate", owner or "", key_id)
         once = partial(self._once, by, owner, rotate, asked, of=of, key_id=key_id)
-        return await to_the_end(again_if_changed(once))
+        return await self._changes.everywhere(again_if_changed(once))
 
     async def list(self, by: Actor, query: KeyQuery) -> Page[StoredKey]:
         """Return the keys that match; without an owner everybody's, for operators."""
@@ -204,8 +204,8 @@ class Keys:
         return await self._find(by, Verb.LOOK, key_id, owner)
 
     async def edit(self, by: Actor, key_id: str, changes: KeyChanges, *, owner: str | None = None) -> StoredKey:
-        """Change a key, and return it. Raises KeyNotFound and NameTaken."""
-        return await to_the_end(again_if_changed(partial(self._edit, by, key_id, changes, owner)))
+        """Change a key, and return it. Raises KeyNotFound, NameTaken and NotEverywhere."""
+        return await self._changes.everywhere(again_if_changed(partial(self._edit, by, key_id, changes, owner)))
 
     async def preview_edit(
         self, by: Actor, key_id: str, changes: KeyChanges, *, currency: str, owner: str | None = None
@@ -227,8 +227,8 @@ class Keys:
         return EditPreview(before=stored, after=replace(stored, key=key), effects=effects(edit), from_us=now_us)
 
     async def delete(self, by: Actor, key_id: str, *, owner: str | None = None) -> None:
-        """Delete a key, and so all its secrets. Raises KeyNotFound."""
-        await to_the_end(self._delete(by, key_id, owner))
+        """Delete a key, and so all its secrets. Raises KeyNotFound and NotEverywhere."""
+        await self._changes.everywhere(self._delete(by, key_id, owner))
 
     def standing(self, stored: StoredKey) -> Standing:
         """Return how a key stands now. This month's spending counts if its quota is monthly, else all of it."""

@@ -72,9 +72,12 @@ class Owners:
         return await self._user(name)
 
     async def delete_user(self, by: Actor, name: str) -> None:
-        """Delete a person with all keys, the access token and memberships. For operators. Raises OwnerNotFound."""
+        """Delete a person with all keys, the access token and memberships. For operators.
+
+        Raises OwnerNotFound and NotEverywhere.
+        """
         check_operator(by.who)
-        await to_the_end(self._delete_user(by, name))
+        await self._changes.everywhere(self._delete_user(by, name))
 
     async def reset_access_token(self, by: Actor, user: str) -> tuple[AccessToken, str]:
         """Give a person a new access token, and return it with its secret, which is nowhere kept; an old one ends.
@@ -115,9 +118,12 @@ class Owners:
         return await self._organization(name)
 
     async def delete_organization(self, by: Actor, name: str) -> None:
-        """Delete an organization with all keys and memberships. For operators. Raises OwnerNotFound."""
+        """Delete an organization with all keys and memberships. For operators.
+
+        Raises OwnerNotFound and NotEverywhere.
+        """
         check_operator(by.who)
-        await to_the_end(self._delete_organization(by, name))
+        await self._changes.everywhere(self._delete_organization(by, name))
 
     async def list_members(
         self, by: Actor, organization: str, *, after: str | None = None, limit: int = 100

@@ -11,8 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from keytoll.store.base import StoreUnavailable
-from keytoll.store.postgres.alone import alone
+from keytoll.store.base import StoreLocked, StoreUnavailable
 from keytoll.store.postgres.database import connected, driver_errors
 from keytoll.store.postgres.schema import migrate
 from keytoll.store.sqlite import database as sqlite
@@ -41,14 +40,22 @@ async def move(source: Path, url: str) -> Moved:
     Raises CannotMove, StoreLocked, StoreTooNew and StoreUnavailable.
     """
     with _opened(source) as old:
-        async with alone(url), connected(url) as new:
+        async with connected(url) as new:
             with driver_errors():
                 await migrate(new)
                 try:
                     async with new.transaction():
+                        await _require_nobody(new)
                         return await _move(old, new)
                 except asyncpg.DataError as error:
                     raise CannotMove(f"PostgreSQL can't keep a row: {error}") from error
+
+
+async def _require_nobody(new: "Connection") -> None:
+    """Raise StoreLocked if some Keytoll uses the database; until the transaction's end none can begin to."""
+    await new.execute("LOCK TABLE replicas IN ACCESS EXCLUSIVE MODE")
+    if replica := await new.fetchval("SELECT id FROM replicas WHERE expires_at > clock_timestamp()"):
+        raise StoreLocked(f"the PostgreSQL store is in use by the Keytoll {replica}: stop it first")
 
 
 async def _move(old: sqlite3.Connection, new: "Connection") -> Moved:

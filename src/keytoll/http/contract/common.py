@@ -92,6 +92,19 @@ Network = Annotated[str, Field(examples=["10.0.0.0/8"])]
 """A network, or an address."""
 
 
+class NotYetOut(Answer):
+    """A replica that may admit requests by the state before a change, until an instant at most."""
+
+    replica: str = Field(examples=["keytoll-2"])
+    until: Timestamp
+
+
+class NotEverywhereOut(Answer):
+    """A change that was made, but that not all replicas have confirmed within the deadline."""
+
+    not_yet: list[NotYetOut]
+
+
 class PageQuery(Query):
     """Which page of a list: the one after the cursor `after`, which is the `next` of the page before."""
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Path, Query, Request
 from keytoll.core.errors import InvalidValue
 from keytoll.core.owners import organization_owner, user_owner
 from keytoll.core.permissions import Actor
-from keytoll.http.contract.common import About, NoQuery
+from keytoll.http.contract.common import About, NoQuery, NotEverywhereOut
 from keytoll.http.contract.errors import Problem
 from keytoll.http.errors import ONCE_HEADER
 from keytoll.http.guard import actor_of
@@ -105,6 +105,15 @@ EVERYBODY = Scope(ROOT, "", _everybody)
 
 Answers = dict[int | str, dict[str, Any]]
 """What a route is documented to answer, by status."""
+
+
+NOT_EVERYWHERE: Answers = {
+    202: {
+        "model": NotEverywhereOut,
+        "description": "It is done, but the replicas in `not_yet` have not confirmed it within the deadline: each may admit"
+        " requests by the state before, `until` then at most. Beside it is what the answer holds else",
+    }
+}
 
 
 def problems(*statuses: int) -> Answers:

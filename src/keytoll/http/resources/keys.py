@@ -20,9 +20,11 @@ from keytoll.http.contract.keys import (
     KeysQuery,
     RotateIn,
 )
+from keytoll.http.errors import not_everywhere
 from keytoll.http.guard import GuardedRoute
 from keytoll.http.resources.common import (
     EVERYBODY,
+    NOT_EVERYWHERE,
     ONCE_PARAMETER,
     ORGANIZATION,
     USER,
@@ -35,7 +37,7 @@ from keytoll.http.resources.common import (
     Services,
     problems,
 )
-from keytoll.management import Asked, EditPreview, Keys
+from keytoll.management import Asked, EditPreview, Keys, NotEverywhere
 from keytoll.store.base import StoredKey
 
 _EditQuery = Annotated[EditQuery, Query()]
@@ -105,18 +107,28 @@ def _single(scope: Scope) -> APIRouter:
         """Show a key."""
         return _key_out(await services.keys.get(by, key_id, owner=owner), services.keys)
 
-    @router.patch("", operation_id=f"edit_{scope.word}key", responses=problems(404, 409, 413))
+    @router.patch(
+        "",
+        operation_id=f"edit_{scope.word}key",
+        response_model=KeyOut | EditPreviewOut,
+        responses=NOT_EVERYWHERE | problems(404, 409, 413),
+    )
     async def edit_key(
         key_id: _KeyId, body: KeyPatch, query: _EditQuery, owner: Owner, by: By, services: Services, about: Deployment
-    ) -> KeyOut | EditPreviewOut:
+    ) -> KeyOut | EditPreviewOut | Response:
         """Change a key; in force when answered. A dry run changes nothing, and tells what the edit would do."""
         changes = body.to_core()
         if query.dry_run:
             preview = await services.keys.preview_edit(by, key_id, changes, currency=about.currency, owner=owner)
             return _preview_out(preview, services.keys)
-        return _key_out(await services.keys.edit(by, key_id, changes, owner=owner), services.keys)
+        try:
+            return _key_out(await services.keys.edit(by, key_id, changes, owner=owner), services.keys)
+        except NotEverywhere as partly:
+            return not_everywhere(partly, _key_out(partly.made, services.keys))
 
-    @router.delete("", status_code=204, operation_id=f"delete_{scope.word}key", responses=problems(404))
+    @router.delete(
+        "", status_code=204, operation_id=f"delete_{scope.word}key", responses=NOT_EVERYWHERE | problems(404)
+    )
     async def delete_key(key_id: _KeyId, _: Nothing, owner: Owner, by: By, services: Services) -> None:
         """Delete a key; in force when answered. Requests that are already running finish and are charged."""
         await services.keys.delete(by, key_id, owner=owner)
@@ -124,7 +136,8 @@ def _single(scope: Scope) -> APIRouter:
     @router.post(
         "/rotate",
         operation_id=f"rotate_{scope.word}key",
-        responses=_ONCE_PROBLEMS,
+        response_model=CreatedKey | KeyOut,
+        responses=NOT_EVERYWHERE | _ONCE_PROBLEMS,
         openapi_extra=_DOES_ONCE,
     )
     async def rotate_key(
@@ -135,18 +148,22 @@ def _single(scope: Scope) -> APIRouter:
         by: By,
         services: Services,
         body: _Rotate,
-    ) -> CreatedKey | KeyOut:
+    ) -> CreatedKey | KeyOut | Response:
         """Give a key another secret, which the answer alone holds; in force when answered.
 
         The answer to a repeat under the same `Idempotency-Key` is without the secret.
         """
-        stored, secret = await services.keys.rotate(
-            by,
-            key_id,
-            old_valid_until_us=instant("old_valid_until", body.old_valid_until),
-            owner=owner,
-            asked=_asked(once, body),
-        )
+        try:
+            stored, secret = await services.keys.rotate(
+                by,
+                key_id,
+                old_valid_until_us=instant("old_valid_until", body.old_valid_until),
+                owner=owner,
+                asked=_asked(once, body),
+            )
+        except NotEverywhere as partly:
+            stored, secret = partly.made
+            return not_everywhere(partly, _key_out(stored, services.keys, secret))
         return _key_out(stored, services.keys, secret)
 
     return router

@@ -21,6 +21,7 @@ from keytoll.http.contract.owners import (
 )
 from keytoll.http.guard import GuardedRoute
 from keytoll.http.resources.common import (
+    NOT_EVERYWHERE,
     ORGANIZATION,
     ROOT,
     USER,
@@ -60,7 +61,7 @@ async def get_user(user: UserName, _: Nothing, by: By, services: Services) -> Us
     return UserOut.of(await services.owners.get_user(by, user))
 
 
-@_person.delete("", status_code=204, operation_id="delete_user", responses=problems(404))
+@_person.delete("", status_code=204, operation_id="delete_user", responses=NOT_EVERYWHERE | problems(404))
 async def delete_user(user: UserName, _: Nothing, by: By, services: Services) -> None:
     """Delete a person with all keys, the access token and memberships; in force when answered. For operators."""
     await services.owners.delete_user(by, user)
@@ -107,7 +108,7 @@ async def get_organization(organization: OrganizationName, _: Nothing, by: By, s
     return OrganizationOut.of(await services.owners.get_organization(by, organization), by)
 
 
-@_organization.delete("", status_code=204, operation_id="delete_organization", responses=problems(404))
+@_organization.delete("", status_code=204, operation_id="delete_organization", responses=NOT_EVERYWHERE | problems(404))
 async def delete_organization(organization: OrganizationName, _: Nothing, by: By, services: Services) -> None:
     """Delete an organization with all its keys; in force when answered. For operators."""
     await services.owners.delete_organization(by, organization)

@@ -19,6 +19,7 @@ export class ApiError extends Error {
 
 let sessionEnded = () => {};
 let refused = () => {};
+let notEverywhere = () => {};
 
 /** Have `listener` called when an answer tells that nobody is signed in any more. */
 export function onSessionEnded(listener) {
@@ -28,6 +29,11 @@ export function onSessionEnded(listener) {
 /** Have `listener` called when an answer refuses something, or doesn't find it: what one may do may have changed. */
 export function onRefused(listener) {
   refused = listener;
+}
+
+/** Have `listener` called when a change is not in force at all replicas yet, with an array of those where it isn't. */
+export function onNotEverywhere(listener) {
+  notEverywhere = listener;
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
@@ -74,7 +80,9 @@ export async function fetched(method, path, { body, query, once, signal, accept 
 
 async function call(method, path, options) {
   const response = await fetched(method, path, options);
-  return response.status === 204 ? null : response.json();
+  const answer = response.status === 204 ? null : await response.json();
+  if (response.status === 202) notEverywhere(answer.not_yet);
+  return answer;
 }
 
 async function reach(url, options) {

@@ -1,6 +1,6 @@
 // The console: who is signed in, which page is shown, and the frame around it.
 
-import { get, onRefused, onSessionEnded, signOut, whoAmI } from "./api.js";
+import { get, onNotEverywhere, onRefused, onSessionEnded, signOut, whoAmI } from "./api.js";
 import { Boundary, html, render, Session, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Frame } from "./frame.js";
 import { Failed, Loading } from "./parts.js";
@@ -12,6 +12,7 @@ import { applyTheme } from "./theme.js";
 function Console() {
   const [state, setState] = useState({ is: "starting" });
   const [said, setSaid] = useState({ text: "", number: 0 });
+  const say = (text) => setSaid(({ number }) => ({ text, number: number + 1 }));
   const signedIn = async () => {
     setState({ is: "signed in", ...(await who()) });
     remember(true);
@@ -31,13 +32,15 @@ function Console() {
     });
     // Whoever lost a role, or an organization, has it leave the menu as well.
     onRefused(() => signedIn().catch(() => {}));
+    // After what the page itself says of the change.
+    onNotEverywhere((replicas) => setTimeout(() => say(notEverywhere(replicas))));
     start();
   }, []);
   const session = useMemo(
     () => ({
       me: state.me,
       about: state.about,
-      say: (text) => setSaid(({ number }) => ({ text, number: number + 1 })),
+      say,
       renew: signedIn,
       signOut: async () => {
         await signOut().catch(() => {}); // whatever the answer is, this page forgets who it was
@@ -48,6 +51,12 @@ function Console() {
     [state],
   );
   return html`<${Session.Provider} value=${session}><${Shown} state=${state} start=${start} /><${Said} said=${said} /><//>`;
+}
+
+function notEverywhere(replicas) {
+  const until = new Date(Math.max(...replicas.map((each) => Date.parse(each.until)))).toLocaleTimeString();
+  const names = replicas.map((each) => each.replica).join(", ");
+  return `It is done, but not confirmed by ${names}: requests may still be judged by the state before, until ${until} at most.`;
 }
 
 // Scripts can't see the session's cookie. So whether there was a session is noted, and nobody else is asked for one in vain.
