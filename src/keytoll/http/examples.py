@@ -47,6 +47,7 @@ _TOKENS = {
     "audio_input_tokens": 0,
     "audio_output_tokens": 0,
 }
+_NOT_YET = {"replica": "keytoll-2-5f1c09ab", "until": "2026-11-27T12:00:03Z"}
 _SUMS = {"requests": 1, **_TOKENS, "amount": "0.00425"}
 _CHARGE = {
     "id": "chg_01a21ce06e0070dcac32a6350225bb93",
@@ -155,6 +156,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "MemberOut": _MEMBER,
     "MemberPage": _page(_MEMBER),
     "NewAccessToken": {**_TOKEN, "secret": _TOKEN_SECRET},
+    "NotEverywhereOut": {"not_yet": [_NOT_YET]},
+    "NotYetOut": _NOT_YET,
     "OrganizationIn": {"name": "acme", "admin": "alice"},
     "OrganizationOut": _ORGANIZATION,
     "OrganizationPage": _page(_ORGANIZATION),

@@ -95,7 +95,7 @@ Network = Annotated[str, Field(examples=["10.0.0.0/8"])]
 class NotYetOut(Answer):
     """A replica that may admit requests by the state before a change, until an instant at most."""
 
-    replica: str = Field(examples=["keytoll-2"])
+    replica: str = Field(examples=["keytoll-2-5f1c09ab"])
     until: Timestamp
 
 
