@@ -26,6 +26,7 @@ from keytoll.management import Management, create_management
 from keytoll.metrics import Metrics
 from keytoll.settings import Settings
 from keytoll.store.base import Batch, StoredKey
+from keytoll.store.replicas import Behind
 from keytoll.store.sqlite import SqliteStore
 
 NOW_US = 1_795_780_800_000_000
@@ -65,6 +66,8 @@ class Operated:
     people: ASGIApp
     metrics: Metrics
     holds: dict[str, KeyHolds] = field(default_factory=dict)
+    behind: list[Behind] = field(default_factory=list)
+    """The replicas that don't confirm what is changed."""
 
     async def checked(self, secret: str) -> StoredKey | None:
         """Return the key that a Check would find."""
@@ -143,8 +146,13 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     """Put the API of an empty store in `folder` behind the socket, at the instant NOW_US."""
     clock = Clock()
     holds: dict[str, KeyHolds] = {}
+    behind: list[Behind] = []
     store = await SqliteStore.open(folder / "keytoll.db")
     cache, calendar = KeyCache(store), Calendar(ZoneInfo(zone))
+
+    async def everywhere() -> list[Behind]:
+        return behind
+
     management = create_management(
         store=store,
         cache=cache,
@@ -152,6 +160,7 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
         clock=clock,
         random=os.urandom,
         held=lambda key_id: holds.get(key_id, KeyHolds()),
+        everywhere=everywhere,
     )
     about = About(version="1.2.3", currency="CNY", billing_time_zone=zone, base_url=None)
     metrics, guesses = Metrics(), Guesses(monotonic=lambda: clock.now_us / 1_000_000)
@@ -162,7 +171,18 @@ async def operated(served: Socket, folder: Path, *, zone: str = "Asia/Shanghai")
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://keytoll") as client:
             yield Operated(
-                served.run_dir, store, cache, management, calendar, clock, client, operators, people, metrics, holds
+                served.run_dir,
+                store,
+                cache,
+                management,
+                calendar,
+                clock,
+                client,
+                operators,
+                people,
+                metrics,
+                holds,
+                behind,
             )
     finally:
         await store.close()

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 from e2e.conftest import CHAT, Gateway, until
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from console.conftest import Visitor, new_organization, new_user, visit
 
@@ -191,3 +191,20 @@ async def test_what_is_wrong_with_a_new_key_is_told_beside_its_field(gateway: Ga
         await dialog.get_by_role("button", name="Create").click()
         await page.get_by_role("button", name="I have saved it").click()
         await expect(visitor.row("free")).to_contain_text("only bge-m3")
+
+
+async def test_a_deletion_that_a_replica_has_not_confirmed_says_so(visitor: Visitor) -> None:
+    async def not_yet(route: Route) -> None:
+        if route.request.method == "DELETE":
+            body = {"not_yet": [{"replica": "keytoll-2", "until": "2026-11-27T12:00:03Z"}]}
+            await route.fulfill(status=202, json=body)
+        else:
+            await route.fallback()
+
+    await _made(visitor, "production", monthly="100")
+    await visitor.page.route("**/api/v1/keys/*", not_yet)
+    await visitor.row("production").get_by_role("button", name="Delete production").click()
+    dialog = visitor.page.get_by_role("dialog")
+    await dialog.get_by_role("button", name="Delete key").click()
+    said = visitor.page.get_by_role("status").filter(has_text="not confirmed by keytoll-2")
+    await expect(said).to_contain_text("until 13:00:03 at most")

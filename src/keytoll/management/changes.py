@@ -125,7 +125,9 @@ class Changes:
         behind = () if self._everywhere is None else await self._everywhere()
         if behind:
             now_us = self.clock()
-            raise NotEverywhere(made, [NotYet(each.replica, now_us + int(each.for_s * 1_000_000)) for each in behind])
+            raise NotEverywhere(
+                made, [NotYet(each.replica, _whole_second_after(now_us, each.for_s)) for each in behind]
+            )
         return made
 
     async def forgetting(self, digests: Iterable[bytes], change: Awaitable[T]) -> T:
@@ -140,6 +142,10 @@ class Changes:
         """Let the cache forget the keys that these digests lead to."""
         for digest in digests:
             self._cache.forget(digest)
+
+
+def _whole_second_after(now_us: int, for_s: float) -> int:
+    return -(-(now_us + int(for_s * 1_000_000)) // 1_000_000) * 1_000_000
 
 
 def _is_in_force(token: bytes | None, user: User) -> bool:
