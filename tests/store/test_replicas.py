@@ -286,6 +286,18 @@ async def test_of_what_a_replica_was_granted_its_holds_keep_their_part(stores: l
     assert await grants_of(url) == {(*some, "replica-0"): 10}
 
 
+async def test_what_an_older_process_gives_back_is_not_taken_from_the_newer_one(
+    stores: list[PostgresStore], url: str
+) -> None:
+    (old, *_), key = await joined(stores), await kept_key(stores[0])
+    of = KeyMonth(key.id, MONTH)
+    await stores[0].ask(old, of, replace_least(ONE, 300))
+    await stores[1].join("replica-0", lease_s=LEASE_S, held=[(of, 70)])
+    with pytest.raises(Lapsed):
+        await stores[0].give_back(old, [(of, 230)], tell=True)
+    assert await grants_of(url) == {(*of, "replica-0"): 70}
+
+
 async def test_a_dead_replica_s_grants_return_once_its_requests_are_over(stores: list[PostgresStore], url: str) -> None:
     (member, *_), key = await joined(stores), await kept_key(stores[0])
     await stores[0].ask(member, KeyMonth(key.id, MONTH), replace_least(ONE, 300))

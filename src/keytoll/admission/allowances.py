@@ -56,6 +56,11 @@ class _Purse:
             self.told = granted
         self._refresh()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody asked for it in the last ticks."""
+        return self.idle_ticks >= _IDLE_TICKS
+
     def end_whole(self) -> None:
         """Note that others may have something of the remainder by now."""
         self.whole = False
@@ -218,24 +223,30 @@ class Allowances:
 
     async def tick(self) -> None:
         """Give back what was not used in the last ticks, and find out what is doubtful. Raises StoreUnavailable."""
-        leaving: list[_Leaving] = []
+        self._quiet = {key_id: quiet for key_id, quiet in self._quiet.items() if quiet.until_s > self._monotonic()}
+        due: list[KeyMonth] = []
         for number, (key, purse) in enumerate(list(self._purses.items())):
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # Checks come in between
-            of = KeyMonth(*key)
             purse.idle_ticks = 0 if purse.used else purse.idle_ticks + 1
             purse.used = False
-            if of in self._asking or purse.leaving_nano or self._purses.get(key) is not purse:
-                continue
-            is_idle = purse.idle_ticks >= _IDLE_TICKS
-            if is_idle:
-                leaving += self._leave(of)
-            if purse.doubtful and not purse.leaving_nano:
-                leaving.append(_Leaving(of, purse, 0))
-            if is_idle and not purse.doubtful and not purse.told.granted_nano:
-                del self._purses[key]
-        for at in range(0, len(leaving), _AT_ONCE):
-            await self._give_back(leaving[at : at + _AT_ONCE], tell=False)
+            if purse.doubtful or purse.is_idle:
+                due.append(KeyMonth(*key))
+        for at in range(0, len(due), _AT_ONCE):
+            if leaving := [each for of in due[at : at + _AT_ONCE] for each in self._due(of)]:
+                await self._give_back(leaving, tell=False)
+
+    def _due(self, of: KeyMonth) -> "list[_Leaving]":
+        """Take what is idle out of an allowance, or nothing, to hear of it; forget it if there is nothing of it."""
+        purse = self._purses.get(of)
+        if purse is None or purse.leaving_nano or of in self._asking:
+            return []
+        leaving = self._leave(of) if purse.is_idle else []
+        if purse.doubtful:
+            return leaving or [_Leaving(of, purse, 0)]
+        if purse.is_idle and not purse.told.granted_nano:
+            del self._purses[of]
+        return leaving
 
     # --- asking ---
 

@@ -114,7 +114,10 @@ class ReplicaStore(Store, Protocol):
     async def give_back(
         self, member: Member, unused: Sequence[tuple[KeyMonth, int]], *, tell: bool
     ) -> dict[KeyMonth, Granted]:
-        """Take amounts back from grants, and return what these are then; with `tell`, say so to all."""
+        """Take amounts back from grants, and return what these are then; with `tell`, say so to all.
+
+        Raises Lapsed if the replica has joined anew since.
+        """
 
     async def last_change(self) -> int:
         """Return the number of the last change that is committed, 0 for none."""

@@ -251,6 +251,9 @@ SET granted_nano = kept.granted_nano + excluded.granted_nano, version = excluded
 RETURNING granted_nano, version
 """
 
+# Who joins anew waits for it, and so it never takes from what a later process of the replica holds.
+STILL_MEMBER = "SELECT id FROM replicas WHERE id = :replica AND epoch = :epoch FOR SHARE"
+
 # By `core.allowance.after_charges`, which is also what giving back comes to.
 TAKE_FROM_GRANTS = """
 WITH taken AS (

@@ -75,6 +75,18 @@ async def take(
     return _grants(await transaction.fetch(queries.TAKE_FROM_GRANTS, {"replica": replica} | _columns(given)))
 
 
+async def give_back(
+    transaction: Transaction, *, member: Member, unused: Sequence[tuple[KeyMonth, int]], tell_all: bool
+) -> dict[KeyMonth, Granted]:
+    """Give amounts back within the open transaction; see `ReplicaStore.give_back`."""
+    if not await transaction.fetch(queries.STILL_MEMBER, member._asdict()):
+        raise Lapsed(member.replica)
+    left = await take(transaction, replica=member.replica, amounts=unused)
+    if tell_all:
+        await tell(transaction, Word.RETURNED, [of.key_id for of, _ in unused])
+    return left
+
+
 async def tell(transaction: Transaction, word: Word, key_ids: Iterable[str]) -> None:
     """Tell all replicas something of keys, once the open transaction is committed."""
     await transaction.fetch(queries.TELL, {"words": [f"{word.value} {key_id}" for key_id in sorted(set(key_ids))]})

@@ -16,7 +16,7 @@ from keytoll.store.postgres.posting import post
 from keytoll.store.postgres.schema import migrate
 from keytoll.store.replicas import Answer, Behind, Held, Joined, Member, News, Word
 from keytoll.store.sql.store import DECISIONS_AT_ONCE, SqlStore
-from keytoll.store.sql.transactions import Dialect, Transaction, Values, Work
+from keytoll.store.sql.transactions import Dialect, Values, Work
 
 T = TypeVar("T")
 
@@ -73,16 +73,9 @@ class PostgresStore(SqlStore):
     async def give_back(
         self, member: Member, unused: Sequence[tuple[KeyMonth, int]], *, tell: bool
     ) -> dict[KeyMonth, Granted]:
-        """Take amounts back from grants; see `ReplicaStore.give_back`."""
-
-        async def give_back(transaction: Transaction) -> dict[KeyMonth, Granted]:
-            left = await replicas.take(transaction, replica=member.replica, amounts=unused)
-            if tell:
-                await replicas.tell(transaction, Word.RETURNED, [of.key_id for of, _ in unused])
-            return left
-
+        """Take amounts back from grants; see `ReplicaStore.give_back`. Raises Lapsed."""
         self._check_open()
-        return await self._database.grant(give_back)
+        return await self._database.grant(partial(replicas.give_back, member=member, unused=unused, tell_all=tell))
 
     async def last_change(self) -> int:
         """Return the number of the last change that is committed, 0 for none."""
