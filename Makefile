@@ -60,7 +60,7 @@ bench: $(STAMP) ## Measure what Keytoll costs beside Envoy (eight minutes; PART=
 	@$(BIN)/python -m bench $(PART)
 
 deploy-check: $(BIN)/promtool .venv/.keytoll-deploy ## Check deploy/ by hadolint, kubectl, Kubernetes' schemas and Prometheus (Debian, or one on the PATH)
-	@$(BIN)/python -m pytest tests/deploy/check_deploy.py
+	@$(BIN)/python -m pytest tests/deploy/check_*.py
 
 clean: ## Remove what was made here, .venv too
 	@if [ -e run/stack.lock ] && ! flock --nonblock run/stack.lock true; then \

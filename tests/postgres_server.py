@@ -99,14 +99,26 @@ class PostgresServer:
         self._process.send_signal(number)
         self._process.wait(PATIENCE_S)
 
+    def tool(self, name: str) -> Path:
+        """Return the path of one of PostgreSQL's programs."""
+        return self._binaries / name
+
     def url(self, database: str, *, port: int | None = None) -> str:
         """Return the URL of a database, by way of another port if one is given."""
         return f"postgresql://keytoll:{self.password}@127.0.0.1:{port or self.port}/{database}"
 
+    def keep(self, name: str, text: str) -> Path:
+        """Keep a file where nobody but the server can read it."""
+        path = self._folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+        self._give_away(path)
+        return path
+
     async def new_database(self, *, empty: bool = False) -> str:
         """Make a database, with all tables unless it is to be empty, and return its URL."""
         name = f"keytoll_{next(_numbers)}"
-        await self._administer(f"CREATE DATABASE {name}")
+        await self.administer(f"CREATE DATABASE {name}")
         if not empty:
             async with connected(self.url(name)) as connection:
                 await migrate(connection)
@@ -124,7 +136,8 @@ class PostgresServer:
             await connection.close()
         return self._reused
 
-    async def _administer(self, statement: str) -> None:
+    async def administer(self, statement: str) -> None:
+        """Run a statement as the superuser that everything belongs to."""
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             await connection.execute(statement)

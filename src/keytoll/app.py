@@ -210,6 +210,8 @@ class _Keytoll:
             async with asyncio.timeout(_DRAIN_S * 5):
                 while any([await follower.read_once() for follower in self.followers]):
                     pass
+        # None left: no charge waits on this disk.
+        _log.info("settled", holds_left=len(self.book))
 
     def _accept(self, catalog: Catalog) -> None:
         """Refuse what can't change while amounts of it are in the ledger or decisions are under way."""

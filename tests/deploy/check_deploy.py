@@ -3,12 +3,10 @@
 Everything is offline: Kubernetes' schemas come with their checker, and a real Prometheus scrapes a real Keytoll here.
 """
 
-import asyncio
 import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,31 +15,21 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from deploy.pod import DEPLOY, MODEL, PROJECT, Pod, backend, manifests, until
+from deploy.pod import DEPLOY, MODEL, Pod, backend, manifests, until
 from deploy.queries import MONITORING, alerts, dashboard_queries, rules
+from deploy.rendering import BIN, containers_of, of_kind, pod_of, rendered, run, with_components
 from keytoll.demo.part import Part, Program
 from keytoll.demo.ports import Ports
 
-BIN = Path(sys.executable).parent
 OVERLAYS = sorted(each.name for each in (DEPLOY / "overlays").iterdir())
 KUBERNETES = ("1.31", "1.37")
+PODS = ("restore.yaml", "migrate.yaml")
+"""What an operator starts by hand, and removes again."""
+
 CUSTOM_KINDS = {"PodMonitor", "PrometheusRule"}
 """Of the Prometheus operator, whose schemas aren't Kubernetes' own."""
 
-
-async def run(*command: str | Path, cwd: Path = PROJECT) -> str:
-    """Return what a tool prints; fail with it if the tool does."""
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
-    return out.decode()
-
-
-async def rendered(folder: Path) -> list[Any]:
-    """Return the objects that a kustomization makes."""
-    return list(YAML(typ="safe", pure=True).load_all(await run(BIN / "kubectl", "kustomize", folder)))
+ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
 
 
 async def test_the_dockerfile_is_clean() -> None:
@@ -58,32 +46,83 @@ async def test_an_overlay_is_what_kubernetes_takes(tmp_path: Path, overlay: str,
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-async def test_the_pod_for_a_restore_is_what_kubernetes_takes(version: str) -> None:
-    out = await run(BIN / "kubernetes-validate", "--strict", "-k", version, DEPLOY / "restore.yaml")
+@pytest.mark.parametrize("pod", PODS)
+async def test_a_pod_that_is_started_by_hand_is_what_kubernetes_takes(pod: str, version: str) -> None:
+    out = await run(BIN / "kubernetes-validate", "--strict", "-k", version, DEPLOY / pod)
     assert " passed " in out
 
 
-async def test_monitoring_added_to_an_overlay_selects_its_pods_and_their_port(tmp_path: Path) -> None:
-    shutil.copytree(DEPLOY, tmp_path / "deploy")
-    overlay = tmp_path / "deploy/overlays/sqlite"
-    with (overlay / "kustomization.yaml").open("a") as file:
-        file.write("components: [../../monitoring]\n")
-    objects = await rendered(overlay)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_the_pods_of_an_overlay_are_as_its_namespace_demands(overlay: str) -> None:
+    objects = await rendered(DEPLOY / "overlays" / overlay)
+    labels = of_kind(objects, "Namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert what_restricted_forbids(pod_of(objects)["spec"]) == []
+
+
+@pytest.mark.parametrize("pod", PODS)
+async def test_a_pod_that_is_started_by_hand_is_as_its_namespace_demands(pod: str) -> None:
+    assert what_restricted_forbids(manifests(pod)[0]["spec"]) == []
+
+
+def what_restricted_forbids(spec: Any) -> list[str]:
+    """Return what the profile `restricted` of Pod Security would refuse in a pod."""
+    of_pod = spec["securityContext"]
+    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    found += [] if of_pod.get("runAsNonRoot") is True and of_pod.get("runAsUser") != 0 else ["runAs"]
+    found += [] if of_pod.get("seccompProfile") == {"type": "RuntimeDefault"} else ["seccompProfile"]
+    for volume in spec["volumes"]:
+        found += [f"volume {volume['name']}"] if not volume.keys() - {"name"} <= ALLOWED_VOLUMES else []
+    for name, container in containers_of(spec).items():
+        given = dict(container["securityContext"])
+        allowed = given.pop("allowPrivilegeEscalation", None) is False
+        allowed &= given.pop("capabilities", None) == {"drop": ["ALL"]}
+        given.pop("readOnlyRootFilesystem", None)
+        found += [] if allowed and not given else [f"container {name}"]
+        found += [f"host port of {name}" for port in container.get("ports", ()) if "hostPort" in port]
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_what_selects_pods_selects_those_of_keytoll_and_no_others(overlay: str) -> None:
+    """An empty selector would select whatever else runs in the namespace."""
+    objects = await rendered(DEPLOY / "overlays" / overlay)
+    labels = pod_of(objects)["metadata"]["labels"]
+    selectors = [each["spec"]["selector"] for each in objects if each["kind"] == "Service"]
+    selectors += [
+        of_kind(objects, kind)["spec"]["selector"]["matchLabels"] for kind in ("StatefulSet", "PodDisruptionBudget")
+    ]
+    selectors += [of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]]
+    for spread in pod_of(objects)["spec"].get("topologySpreadConstraints", ()):
+        selectors.append(spread["labelSelector"]["matchLabels"])
+    for selector in selectors:
+        assert {"app.kubernetes.io/name": "keytoll"}.items() <= selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_monitoring_added_to_an_overlay_selects_its_pods_and_their_port(tmp_path: Path, overlay: str) -> None:
+    objects = await rendered(with_components(tmp_path, overlay, "monitoring"))
     assert {each["kind"] for each in objects} >= CUSTOM_KINDS
-    monitor = next(each for each in objects if each["kind"] == "PodMonitor")
-    pod = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    monitor = of_kind(objects, "PodMonitor")["spec"]
+    pod = pod_of(objects)
+    assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     ports = {port["name"] for each in pod["spec"]["initContainers"] for port in each["ports"]}
-    assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
+    assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} <= ports
 
 
-async def test_with_tls_the_certificate_is_mounted_where_envoy_is_told_and_the_services_are_https() -> None:
-    objects = await rendered(DEPLOY / "overlays/tls")
-    (envoy,) = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"]
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_with_tls_the_certificate_is_mounted_where_envoy_is_told_and_the_services_are_https(
+    tmp_path: Path, overlay: str
+) -> None:
+    folder = with_components(tmp_path, overlay, "tls")
+    objects = await rendered(folder)
+    envoy = containers_of(pod_of(objects)["spec"])["envoy"]
     told = next(each["value"] for each in envoy["env"] if each["name"] == "KEYTOLL_TLS_DIR")
     assert told in {mount["mountPath"] for mount in envoy["volumeMounts"]}
     services = [each for each in objects if each["kind"] == "Service" and each["spec"].get("clusterIP") != "None"]
     assert {each["spec"]["ports"][0]["port"] for each in services} == {443}
+    (tmp_path / "all.yaml").write_text(await run(BIN / "kubectl", "kustomize", folder))
+    await run(BIN / "kubernetes-validate", "--strict", "-k", KUBERNETES[0], tmp_path / "all.yaml")
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ class Pod:
             kept_fd=kept_fd,
             ready=ready,
             environment=self.environment_of(name),
-            stop_timeout_s=20,
+            stop_timeout_s=60,
         )
 
     async def _startup_probe(self) -> bool:
