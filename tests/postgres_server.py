@@ -67,6 +67,14 @@ class PostgresServer:
         ]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, **self._as_user())  # type: ignore[call-overload]
 
+    def follow(self, primary: "PostgresServer") -> None:
+        """Make a copy of a server that runs. Started, it follows that one until it is promoted."""
+        self._give_away(self._folder)
+        self.password = primary.password
+        copied = [self.tool("pg_basebackup"), "--pgdata", self._data, "--dbname", primary.url("postgres")]
+        options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        subprocess.run([*copied, *options], check=True, **self._as_user())  # type: ignore[call-overload]
+
     def start(self) -> None:
         """Start it, and return once it accepts connections."""
         settings = {
@@ -77,6 +85,7 @@ class PostgresServer:
             "shared_buffers": "32MB",
             "max_connections": 100,
             "deadlock_timeout": "100ms",
+            "wal_retrieve_retry_interval": "100ms",
         }
         given = [f"--{name}={value}" for name, value in settings.items()]
         log = (self._folder / "log").open("ab")
@@ -145,11 +154,11 @@ class PostgresServer:
             await connection.close()
 
     def _is_ready(self) -> bool:
-        """Return whether its file says so: the last line becomes `ready` once it accepts connections."""
+        """Return whether its file says so: the last line becomes `ready` once it accepts connections, or `standby`."""
         assert self._process is not None
         file = self._data / "postmaster.pid"
         lines = file.read_text().splitlines() if file.exists() else []
-        return lines[:1] == [str(self._process.pid)] and lines[7:] != [] and lines[7].strip() == "ready"
+        return lines[:1] == [str(self._process.pid)] and lines[7:] != [] and lines[7].strip() in ("ready", "standby")
 
     def _as_user(self) -> dict[str, object]:
         if self._user is None:
@@ -171,12 +180,15 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server of one's own, and remove all of it in the end."""
+def postgres_server(*, following: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """Run a server of one's own, or a standby of another one, and remove all of it in the end."""
     folder = Path(tempfile.mkdtemp(prefix="keytoll-postgres-"))  # pytest's folders are closed to other users
     server = PostgresServer(folder)
     try:
-        server.make()
+        if following is None:
+            server.make()
+        else:
+            server.follow(following)
         server.start()
         yield server
         server.stop()
