@@ -1,4 +1,4 @@
-"""Envoy's configuration for a place: what is asked for is changed on every listener, and nothing else."""
+"""Envoy's configuration for a place: what is asked for is changed on Keytoll's two listeners, and nothing else."""
 
 import json
 from pathlib import Path
@@ -35,13 +35,22 @@ def test_address_ports_hops_and_certificate_are_those_of_the_place() -> None:
     assert secret["tls_certificate"]["private_key"] == {"filename": "/tls/tls.key"}
 
 
+def test_a_listener_of_ones_own_stays_as_it_is() -> None:
+    """It may trust no proxy, or have no TLS, or listen on a pipe."""
+    parsed = YAML(typ="safe", pure=True).load(TEXT)
+    own = {"name": "own", "address": {"pipe": {"path": "own.sock"}}, "filter_chains": []}
+    parsed["static_resources"]["listeners"].append(own)
+    place = Place(address="0.0.0.0", trusted_hops=2, tls_dir=Path("/tls"))
+    assert listeners(bootstrap(json.dumps(parsed), place))["own"] == own
+
+
 @pytest.mark.parametrize(
     ("text", "place", "said"),
     [
         ("a: [", Place(), "not YAML: "),
         ("a: 1", Place(), "its static listeners are not as in Keytoll's envoy.yaml: "),
         ("[]", Place(), "its static listeners are not as in Keytoll's envoy.yaml: "),
-        (TEXT, Place(ports={"other": 1}), "it has no listener 'other' to set the port of"),
+        (TEXT.replace("name: management", "name: people"), Place(), "KeyError.'management'"),
     ],
 )
 def test_another_file_is_refused_with_the_reason(text: str, place: Place, said: str) -> None:

@@ -373,6 +373,14 @@ async def test_the_source_is_envoys_word_and_no_headers(bench: Bench, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["key", "full"])
+async def test_behind_a_trusted_proxy_the_source_is_whom_envoy_names_and_not_the_proxy(bench: Bench, kind: str) -> None:
+    await bench.store.update_key(replace(KEY, allowed_networks=Networks(("10.0.0.0/8",))), event=make_event())
+    named = await bench.check(kind=kind, source="10.0.0.1", x_envoy_external_address="192.0.2.1")
+    assert named.denied_response.status.code == 403
+    assert (await bench.check(kind=kind, source="192.0.2.1", x_envoy_external_address="10.1.2.3")).status.code == 0
+
+
+@pytest.mark.parametrize("kind", ["key", "full"])
 async def test_a_disabled_key_is_refused_in_both_checks(bench: Bench, kind: str) -> None:
     await bench.store.update_key(replace(KEY, disabled=True), event=make_event())
     assert (await bench.check(kind=kind)).denied_response.status.code == 401

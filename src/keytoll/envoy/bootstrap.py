@@ -1,5 +1,6 @@
 """Envoy's configuration for one place: envoy.yaml with the addresses, ports, proxies and certificates of that place.
 
+Only Keytoll's own listeners are fitted: in an Envoy that serves other things too, those are for whoever put them there.
 What is to be changed is named by its structure, not found in the text, so comments and order in the file don't matter.
 """
 
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 _TYPE = "type.googleapis.com/envoy."
+_LISTENERS = ("data", "management")
 _SECRET = "listener"  # noqa: S105  # its name
 TLS_FILE = "tls.json"
 """In the run folder: tells Envoy where the certificate is, by a file of its own since only then it follows renewals."""
@@ -24,7 +26,7 @@ class BootstrapInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where Envoy runs. `ports` are those of listeners, by name; the others keep the file's.
+    """Where Envoy runs. `ports` are those of the listeners `data` and `management`; without one it keeps the file's.
 
     `trusted_hops` is the number of proxies before it that are trusted to name their clients. `tls_dir` holds `tls.crt` and
     `tls.key`; None for plain HTTP.
@@ -40,15 +42,13 @@ def bootstrap(text: str, place: Place) -> str:
     """Return the configuration, as JSON, that the text of envoy.yaml gives at a place. Raises BootstrapInvalid."""
     try:
         parsed = YAML(typ="safe", pure=True).load(text)
-        listeners = list(parsed["static_resources"]["listeners"])
-        for listener in listeners:
-            _fit(listener, place)
+        listeners = {each["name"]: each for each in parsed["static_resources"]["listeners"]}
+        for name in _LISTENERS:
+            _fit(listeners[name], place)
     except YAMLError as error:
         raise BootstrapInvalid(f"not YAML: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError, IndexError) as error:
         raise BootstrapInvalid(f"its static listeners are not as in Keytoll's envoy.yaml: {error!r}") from error
-    if unknown := place.ports.keys() - {listener["name"] for listener in listeners}:
-        raise BootstrapInvalid(f"it has no listener {min(unknown)!r} to set the port of")
     return json.dumps(parsed, indent=1)
 
 

@@ -333,12 +333,17 @@ def _request(attributes: Asked.Attributes, method: str, path: str, headers: Mapp
         headers.get("content-type", ""),
         _declared_bytes(headers.get("content-length", "")),
         _facts(b"".join(attributes.metadata_context)),
-        _source(b"".join(attributes.source)),
+        headers.get(_SOURCE_HEADER) or _peer(b"".join(attributes.source)),
     )
 
 
+_SOURCE_HEADER = "x-envoy-external-address"
+"""Whose request it is. Who connects may be a proxy that is trusted to name its clients, and what Envoy makes of that it says
+here alone; `source` is the connection's. No client can set it, since envoy.yaml strips it first."""
+
+
 @lru_cache(maxsize=4096)
-def _source(peer: bytes) -> str:
+def _peer(peer: bytes) -> str:
     return AttributeContext.Peer.FromString(peer).address.socket_address.address
 
 
