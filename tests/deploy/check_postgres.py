@@ -12,6 +12,7 @@ from postgres_server import postgres_server
 from proxy import proxy_to
 
 from deploy.pod import DEPLOY, Pod, backend
+from deploy.queries import operators_guide
 from deploy.rendering import containers_of, of_kind, pod_of, rendered
 from deploy.test_manifests import ENVOYS_END_S
 from deploy.test_postgres_pod import ask
@@ -58,7 +59,10 @@ async def test_the_number_of_replicas_is_the_autoscalers_alone(objects: list[Any
 
 async def test_the_most_replicas_don_t_take_more_connections_than_postgresql_has(objects: list[Any]) -> None:
     replicas = of_kind(objects, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
-    assert replicas * (BOUNDS.connections + 1) <= MAX_CONNECTIONS - RESERVED_CONNECTIONS
+    most = replicas * (BOUNDS.connections + 1)
+    assert most <= MAX_CONNECTIONS - RESERVED_CONNECTIONS
+    assert f"A replica takes up to {BOUNDS.connections} connections to" in operators_guide()
+    assert f"replicas take up to {most}, where" in operators_guide()
 
 
 async def test_what_is_scaled_by_is_a_container_that_requests_it(objects: list[Any]) -> None:
