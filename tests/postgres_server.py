@@ -108,6 +108,11 @@ class PostgresServer:
         self._process.send_signal(number)
         self._process.wait(PATIENCE_S)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def tool(self, name: str) -> Path:
         """Return the path of one of PostgreSQL's programs."""
         return self._binaries / name
@@ -191,8 +196,9 @@ def postgres_server(*, following: PostgresServer | None = None) -> Iterator[Post
             server.follow(following)
         server.start()
         yield server
-        server.stop()
     finally:
+        if server.runs:  # it may have been killed, or never have come up
+            server.stop()
         shutil.rmtree(folder)
 
 

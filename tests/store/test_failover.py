@@ -49,7 +49,6 @@ async def test_after_a_failover_the_store_has_what_was_acknowledged_and_goes_on_
             assert (len(posted.charges), posted.repeated) == (0, len(acknowledged))
             assert await store.key_by_id(key.id) is not None
             assert len((await post(store, [make_charge(1)])).charges) == 1
-        primary.start()  # only to be stopped as any other
 
 
 async def test_without_its_standby_nothing_is_acknowledged_and_what_was_written_counts_once() -> None:
