@@ -130,10 +130,10 @@ class Pod:
         """Run Envoy's preStop hook."""
         return await self._run("envoy", container("envoy")["lifecycle"]["preStop"]["exec"]["command"])
 
-    async def new_key(self) -> dict[str, Any]:
-        """Create an unlimited key."""
+    async def new_key(self, **fields: Any) -> dict[str, Any]:
+        """Create a key, unlimited unless the fields say otherwise."""
         async with self.operator() as operator:
-            answer = await operator.post("/api/v1/users/alice/keys", json={"name": "k"})
+            answer = await operator.post("/api/v1/users/alice/keys", json={"name": "k"} | fields)
         key: dict[str, Any] = answer.raise_for_status().json()
         return key
 
