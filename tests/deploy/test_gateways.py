@@ -13,12 +13,15 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from deploy.pod import MODEL, PROJECT, Pod, backend
+from deploy.pod import MODEL, PROJECT, Pod, backend, until
 from keytoll.demo.part import Part, Program
 from keytoll.demo.ports import Ports
 from keytoll.envoy.clusters import find_envoy
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+LARGE = {"model": "none", "messages": [{"role": "user", "content": "x" * 20_000_000}]}
+JUDGED_FIRST = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 40_000}]}
+"""Large enough for a Check of its headers alone."""
 CALLER, OTHER = "127.0.0.2", "127.0.0.3"
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
@@ -100,57 +103,75 @@ def caller_from(address: str, url: str, secret: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=url, headers=headers, timeout=30)
 
 
-async def new_key(pod: Pod, **fields: Any) -> str:
-    async with pod.operator() as operator:
-        answer = await operator.post("/api/v1/users/bob/keys", json={"name": os.urandom(4).hex()} | fields)
-    return str(answer.raise_for_status().json()["secret"])
+async def new_key(pod: Pod, **fields: Any) -> dict[str, Any]:
+    return await pod.new_key(name=os.urandom(4).hex(), **fields)
 
 
-async def test_behind_a_gateway_a_key_is_judged_by_its_callers_address_which_he_can_t_forge(tmp_path: Path) -> None:
-    async with backend() as port:
-        pod = Pod(tmp_path, port, {"KEYTOLL_TRUSTED_HOPS": "1"})
-        async with pod.running(), gateway_before(pod, tmp_path, timeout="0s") as url:
-            secret = await new_key(pod, allowed_networks=[f"{CALLER}/32"])
-            async with caller_from(CALLER, url, secret) as client:
-                assert (await client.post("/v1/chat/completions", json=ASK)).status_code == 200
-            async with caller_from(OTHER, url, secret) as client:
-                forged = {"x-forwarded-for": CALLER, "x-real-ip": CALLER}
-                answer = await client.post("/v1/chat/completions", json=ASK, headers=forged)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "ip_not_allowed")
-
-
-async def test_behind_a_gateway_answers_and_errors_reach_callers_as_they_are(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def behind(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pod]:
+    """A pod that trusts the proxy before it, and whose backend takes its time."""
     async with backend(token_delay_s=0.05) as port:
-        pod = Pod(tmp_path, port, {"KEYTOLL_TRUSTED_HOPS": "1"})
-        async with pod.running(), gateway_before(pod, tmp_path, timeout="0s") as url:
-            secret = await new_key(pod)
-            async with caller_from(CALLER, url, secret) as client:
-                body = ASK | {"stream": True, "messages": [{"role": "user", "content": "Count to 30"}]}
-                async with client.stream("POST", "/v1/chat/completions", json=body) as stream:
-                    lines = [line async for line in stream.aiter_lines() if line]
-                assert lines[-1] == "data: [DONE]"
-                large = {"model": "none", "messages": [{"role": "user", "content": "x" * 20_000_000}]}
-                answer = await client.post("/v1/chat/completions", json=large)
-                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-            async with caller_from(CALLER, url, "nothing") as client:
-                answer = await client.post("/v1/chat/completions", json=ASK)
-                assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
-            (row,) = await pod.charged(1)
-            assert row["measured"] == "reported"
+        pod = Pod(tmp_path_factory.mktemp("behind"), port, {"KEYTOLL_TRUSTED_HOPS": "1"})
+        async with pod.running():
+            yield pod
 
 
-async def test_a_time_out_of_the_gateways_cuts_an_answer_which_is_charged_all_the_same(tmp_path: Path) -> None:
+async def test_behind_a_gateway_a_key_is_judged_by_its_callers_address_which_he_can_t_forge(
+    behind: Pod, tmp_path: Path
+) -> None:
+    key = await new_key(behind, allowed_networks=[f"{CALLER}/32"])
+    async with gateway_before(behind, tmp_path, timeout="0s") as url:
+        async with caller_from(CALLER, url, key["secret"]) as client:
+            assert (await client.post("/v1/chat/completions", json=ASK)).status_code == 200
+        async with caller_from(OTHER, url, key["secret"]) as client:
+            forged = {"x-forwarded-for": CALLER, "x-real-ip": CALLER, "x-envoy-external-address": CALLER}
+            for body in (ASK, JUDGED_FIRST):
+                answer = await client.post("/v1/chat/completions", json=body, headers=forged)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, "ip_not_allowed")
+
+
+async def test_behind_a_gateway_answers_and_errors_reach_callers_as_they_are(behind: Pod, tmp_path: Path) -> None:
+    key = await new_key(behind)
+    async with gateway_before(behind, tmp_path, timeout="0s") as url:
+        async with caller_from(CALLER, url, key["secret"]) as client:
+            async with client.stream("POST", "/v1/chat/completions", json=counting(30)) as stream:
+                lines = [line async for line in stream.aiter_lines() if line]
+            assert lines[-1] == "data: [DONE]"
+            answer = await client.post("/v1/chat/completions", json=LARGE)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        async with caller_from(CALLER, url, "nothing") as client:
+            answer = await client.post("/v1/chat/completions", json=ASK)
+            assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
+    assert (await the_charge(behind, key))["measured"] == "reported"
+
+
+async def test_a_time_out_of_the_gateways_cuts_an_answer_which_is_charged_all_the_same(
+    behind: Pod, tmp_path: Path
+) -> None:
     """Why the guide says to have none: Envoy's is 15 seconds where nobody sets it."""
-    async with backend(token_delay_s=0.1) as port:
-        pod = Pod(tmp_path, port, {"KEYTOLL_TRUSTED_HOPS": "1"})
-        async with pod.running(), gateway_before(pod, tmp_path, timeout="1s") as url:
-            secret = await new_key(pod)
-            async with caller_from(CALLER, url, secret) as client:
-                body = ASK | {"stream": True, "messages": [{"role": "user", "content": "Count to 50"}]}
-                with pytest.raises(httpx.RemoteProtocolError):
-                    await client.post("/v1/chat/completions", json=body)
-            (row,) = await pod.charged(1)
-            assert float(row["amount"]) > 0
+    key = await new_key(behind)
+    async with gateway_before(behind, tmp_path, timeout="1s") as url, caller_from(CALLER, url, key["secret"]) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post("/v1/chat/completions", json=counting(100))
+    assert float((await the_charge(behind, key))["amount"]) > 0
+
+
+def counting(words: int) -> dict[str, Any]:
+    """Return a body whose answer is a stream of so many words."""
+    return ASK | {"stream": True, "messages": [{"role": "user", "content": f"Count to {words}"}]}
+
+
+async def the_charge(pod: Pod, key: dict[str, Any]) -> dict[str, Any]:
+    """Return a key's only charge, once it is there."""
+    found: list[dict[str, Any]] = []
+
+    async def charged() -> bool:
+        found[:] = [row for row in await pod.charges() if row["key_id"] == key["id"]]
+        return bool(found)
+
+    await until(charged)
+    (row,) = found
+    return row
 
 
 async def test_an_envoy_with_a_listener_and_a_cluster_of_ones_own_serves_both(tmp_path: Path) -> None:
@@ -171,7 +192,8 @@ async def test_an_envoy_with_a_listener_and_a_cluster_of_ones_own_serves_both(tm
             tmp_path, port, {"KEYTOLL_ENVOY_YAML": str(tmp_path / "mine.yaml"), "KEYTOLL_TRUSTED_HOPS": "1"}, ports
         )
         async with pod.running():
-            url, secret = f"http://127.0.0.1:{ports.backend}", await new_key(pod, allowed_networks=[f"{CALLER}/32"])
+            key = await new_key(pod, allowed_networks=[f"{CALLER}/32"])
+            url, secret = f"http://127.0.0.1:{ports.backend}", key["secret"]
             async with caller_from(CALLER, url, secret) as client:
                 assert (await client.get("/other")).text == "mine"
                 assert (await client.post("/v1/chat/completions", json=ASK)).status_code == 200

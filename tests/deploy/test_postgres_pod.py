@@ -51,19 +51,6 @@ def last_event(pod: Pod) -> Mapping[str, Any]:
     return line
 
 
-async def test_a_pod_that_goes_has_settled_its_journal_and_says_so(postgres: PostgresServer, tmp_path: Path) -> None:
-    """So its claim holds nothing, and no other pod of its name need come for it."""
-    url = await postgres.new_database(empty=True)
-    async with backend() as port:
-        pod = Pod(tmp_path, port, QUICK | {"KEYTOLL_STORE": url})
-        async with pod.running() as running:
-            key = await pod.new_key()
-            await asyncio.gather(*(ask(pod, key["secret"], 10) for _ in range(4)))
-            assert await running.end() == (0, "")
-    assert await rows_of(url, "SELECT count(*), count(DISTINCT decision_id) FROM charges") == [(40, 40)]
-    assert (last_event(pod)["event"], last_event(pod)["holds_left"]) == ("settled", 0)
-
-
 async def test_a_pod_that_was_killed_settles_its_journal_when_it_comes_back_with_its_claim(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
