@@ -40,7 +40,7 @@ def _record(answers: Admitted, number: int, key: int) -> dict[str, object]:
     answer = answers.answer(_admission(key, at_us), decision_id)
     check = MessageToDict(CheckResponse.FromString(answer).dynamic_metadata)
     return {
-        "v": 1,
+        "v": 2,
         "type": "DownstreamEnd",
         "id": str(decision_id),
         "start": f"{at_us // 1_000_000}.{at_us % 1_000_000:06}",
@@ -57,7 +57,8 @@ def _record(answers: Admitted, number: int, key: int) -> dict[str, object]:
         "member": f"{OFFER.pool}#0",
         "host": "127.0.0.1:8082",
         "attempts": 1,
-        "check": check,
+        "decision_id": check["decision_id"],
+        "entry": check["entry"],
         "usage": {"prompt_tokens": 40, "completion_tokens": 24, "total_tokens": 64},
         "lua": None,
     }

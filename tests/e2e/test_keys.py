@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from told import named
 
 from e2e.conftest import CHAT, Gateway, until
 
@@ -135,7 +136,7 @@ async def test_the_journals_line_is_what_the_charge_says(gateway: Gateway, key: 
         await client.post("/v1/chat/completions?secret=1", json={"model": CHAT, "messages": ASK})
     charge = await gateway.charge(key)
     lines = (gateway.run_dir / "journal" / "journal.jsonl").read_text().splitlines()
-    (record,) = [r for r in map(json.loads, lines) if r.get("check", {}).get("decision_id") == charge["decision_id"]]
+    (record,) = [r for r in map(json.loads, lines) if r.get("decision_id") == charge["decision_id"]]
     assert record["path"] == "/v1/chat/completions"
     assert record["member"] == f"model/{CHAT}#0"
-    assert record["check"]["key_id"] == key["id"]
+    assert named(record)["key_id"] == key["id"]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from told import named
 
 from e2e.conftest import Gateway, gateway_in, until
 from e2e.scripted import streaming
@@ -92,7 +93,7 @@ async def test_whoever_leaves_while_check_is_asked_holds_nothing_once_the_journa
     await until(lambda: _holds_nothing(gateway))
     records = _journal(gateway)
     gone = {record["gone"] for record in records if "gone" in record}
-    ran = {record["id"] for record in records if "check" in record and record["check"]["key_id"] == key["id"]}
+    ran = {record["id"] for record in records if "entry" in record and named(record)["key_id"] == key["id"]}
     assert gone
     assert not ran & gone
     assert len(gateway.odd.asked) <= len(ran) == len(await gateway.charges(key, len(ran)))
@@ -170,4 +171,4 @@ async def test_strangers_who_leave_and_callers_who_are_refused_write_nothing(gat
         assert response.status_code == 200
     await gateway.charge(key)
     (record,) = [json.loads(line) for line in journal.read_bytes()[len(before) :].splitlines()]
-    assert record["check"]["key_id"] == key["id"]
+    assert named(record)["key_id"] == key["id"]

@@ -173,7 +173,7 @@ async def test_a_stream_that_its_caller_leaves_is_one_row_and_its_events_are_cou
     assert charge["input_tokens"] > 0
     assert 1 <= charge["output_tokens"] <= 2  # one for each event that was delivered
     lines = (gateway.run_dir / "journal" / "journal.jsonl").read_text().splitlines()
-    (record,) = [r for r in map(json.loads, lines) if r.get("check", {}).get("decision_id") == charge["decision_id"]]
+    (record,) = [r for r in map(json.loads, lines) if r.get("decision_id") == charge["decision_id"]]
     assert record["lua"]["stream"]["events"] >= 1
     assert "DC" in record["flags"]
 

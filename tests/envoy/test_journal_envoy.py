@@ -16,7 +16,8 @@ import pytest
 from cds_envoy import free_port, until
 from ruamel.yaml import YAML
 from settlement.conftest import NOW_US, PRICES, Desk
-from settlement.lines import charge, check
+from settlement.lines import charge, facts
+from told import told
 
 from keytoll.envoy.admin import Admin, AdminRefused, AdminUnavailable
 from keytoll.envoy.clusters import find_envoy
@@ -92,7 +93,7 @@ class Writer:
         return sorted(path.name for path in self.journal.iterdir())
 
     async def ask(self, number: int) -> None:
-        headers = {f"x-check-{name.replace('_', '-')}": str(value) for name, value in check(number).items()}
+        headers = {f"x-check-{name.replace('_', '-')}": str(value) for name, value in told(facts(number)).items()}
         response = await self.client.get("/", headers={**headers, "x-test-output": str(number)})
         assert response.status_code == 200
         self.answered.append(number)

@@ -15,6 +15,18 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 _RATES = re.compile(r"[0-9]{1,7} [0-9]{1,7} [0-9]{1,7}")
 _NAMES = ("key_id", "owner", "model", "endpoint", "price_id")
+_IN_ONE_TEXT = (
+    "admitted_at_us",
+    "hold_nano",
+    "key_id",
+    "owner",
+    "model",
+    "endpoint",
+    "month",
+    "price_id",
+    "prices",
+    "rates",
+)
 
 
 class Facts(NamedTuple):
@@ -49,7 +61,7 @@ def told_by_line(line: bytes) -> Iterator[Told]:
 
 
 def _told(record: Mapping[str, Any]) -> Told | None:
-    check, usage = record.get("check"), record.get("usage")
+    check, usage = record.get("check", record), record.get("usage")
     if record.get("type") != "DownstreamEnd" or not isinstance(check, dict) or not isinstance(usage, dict | None):
         return None
     facts = _facts(check, _whole(record.get("status")), _whole(record.get("attempts")))
@@ -83,6 +95,11 @@ def _last_varint(message: bytes, number: int, *, bits: int) -> int:
 
 def _facts(check: Mapping[str, object], status: int | None, attempts: int | None) -> Facts | None:
     texts = {name: value for name, value in check.items() if isinstance(value, str)}
+    if "entry" in check:
+        facts = texts.get("entry", "").split("|")
+        if len(facts) != len(_IN_ONE_TEXT):
+            return None
+        texts = {"decision_id": texts.get("decision_id", ""), **dict(zip(_IN_ONE_TEXT, facts, strict=True))}
     names = tuple(texts.get(name, "") for name in _NAMES)
     admitted, hold = texts.get("admitted_at_us", ""), texts.get("hold_nano", "")
     good = (

@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 from settlement.conftest import NOW_US, Desk
-from settlement.lines import als_message, amount, check, decision, gone_line, line
+from settlement.lines import als_message, amount, decision, earlier_line, facts, gone_line, line
+from told import told
 
 from fuzz.conftest import evidence, rng_of, share
 from fuzz.judging import Told, told_by_als, told_by_line
@@ -33,7 +34,7 @@ def any_line(rng: Random, number: int) -> bytes:
     if rng.random() < 0.05:
         return gone_line(f"request {number}").rstrip(b"\n")
     stream = {"stream": {"events": rng.randrange(50), "bytes": 900.0}}
-    unbounded = check(number, hold_nano="unbounded")
+    unbounded = told(facts(number, hold_nano="unbounded"))
     changes: dict[str, Any] = rng.choice(
         (
             {},
@@ -43,9 +44,11 @@ def any_line(rng: Random, number: int) -> bytes:
             {"status": 0, "attempts": 0, "usage": {}},
             {"usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 5.0}},
             {"usage": {"prompt_tokens": 90, "cached_tokens": 100, "completion_tokens": 3, "reasoning_tokens": 9}},
-            {"check": unbounded, "lua": stream},
+            {**unbounded, "lua": stream},
         )
     )
+    if rng.random() < 0.2:
+        return earlier_line(number, facts(number), **changes).rstrip(b"\n")
     return line(number, **changes).rstrip(b"\n")
 
 

@@ -1,8 +1,11 @@
 """Log entries as Envoy writes them, in the journal and by ALS."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
+
+from told import told
 
 from keytoll.core.ids import uuid7
 from keytoll.envoy.messages.access_log_pb2 import HttpAccessLogEntry, StreamAccessLogsMessage
@@ -13,7 +16,7 @@ def decision(number: int) -> UUID:
     return uuid7(NOW_US, number.to_bytes(10))
 
 
-def check(number: int, **changes: Any) -> dict[str, Any]:
+def facts(number: int, **changes: str) -> dict[str, str]:
     return {
         "decision_id": str(decision(number)),
         "key_id": "key_1",
@@ -33,7 +36,7 @@ def check(number: int, **changes: Any) -> dict[str, Any]:
 def record(number: int, *, usage: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A finished request with 10 tokens in and `number` out, unless told otherwise."""
     return {
-        "v": 1,
+        "v": 2,
         "type": "DownstreamEnd",
         "start": "1789999999.500000",
         "ms": 250,
@@ -42,7 +45,7 @@ def record(number: int, *, usage: dict[str, Any] | None = None, **changes: Any) 
         "received": 120,
         "sent": 80,
         "lua": None,
-        "check": check(number),
+        **told(facts(number)),
         "usage": {"prompt_tokens": 10, "completion_tokens": number} if usage is None else usage,
         **changes,
     }
@@ -50,6 +53,12 @@ def record(number: int, *, usage: dict[str, Any] | None = None, **changes: Any) 
 
 def line(number: int, **changes: Any) -> bytes:
     return json.dumps(record(number, **changes)).encode() + b"\n"
+
+
+def earlier_line(number: int, facts: Mapping[str, Any], **changes: Any) -> bytes:
+    """As an earlier Keytoll and its envoy.yaml have told it: each fact by itself."""
+    told = {name: value for name, value in record(number, **changes).items() if name not in ("decision_id", "entry")}
+    return json.dumps({**told, "v": 1, "check": facts}).encode() + b"\n"
 
 
 def gone_line(request_id: Any, **changes: Any) -> bytes:
@@ -78,7 +87,7 @@ def als_entry(number: int) -> HttpAccessLogEntry:
     common.access_log_type = 6
     common.upstream_request_attempt_count = 1
     common.start_time.FromMicroseconds(NOW_US)
-    common.metadata.filter_metadata["envoy.filters.http.ext_authz"].update(check(number))
+    common.metadata.filter_metadata["envoy.filters.http.ext_authz"].update(told(facts(number)))
     common.metadata.filter_metadata["kt.usage"].update({"prompt_tokens": 10, "completion_tokens": number})
     entry.request.request_body_bytes = 120
     entry.response.response_code.value = 200

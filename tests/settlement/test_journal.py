@@ -7,11 +7,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from told import told
 
 from keytoll.envoy.journal import JournalFollower
 from keytoll.envoy.segments import journal_files, whole_lines
 from settlement.conftest import Desk
-from settlement.lines import charge, line, record
+from settlement.lines import charge, earlier_line, facts, line
 
 
 def journal(desk: Desk) -> Path:
@@ -160,18 +161,23 @@ async def test_other_files_of_the_folder_are_left_alone(desk: Desk) -> None:
         b"{}\n",
         b'{"type":"DownstreamEnd"}\n',
         b"[" * 100_000 + b"\n",
-        line(9, check=None),
-        line(9, check={"decision_id": "not a uuid"}),
+        line(9, entry=None),
+        line(9, entry=told(facts(9))["entry"] + "|"),
+        line(9, entry=told(facts(9))["entry"].replace("users/alice", "")),
+        line(9, entry=told(facts(9))["entry"].replace("alice", "\u0000")),
+        earlier_line(9, {}),
+        earlier_line(9, facts(9, owner="")),
+        line(9, decision_id="not a uuid"),
         line(9, status="200"),
         line(9, attempts=-1),
         line(9, received=1.5),
         line(9, lua={"stream": {"events": "many"}}),
-        line(9, check={**record(9)["check"], "hold_nano": "lots"}),
-        line(9, check={**record(9)["check"], "hold_nano": "-1"}),
-        line(9, check={**record(9)["check"], "rates": "1 2"}),
-        line(9, check={**record(9)["check"], "price_id": "price_of_others"}),
-        line(9, check={**record(9)["check"], "prices": "1 2"}),
-        line(9, check={**record(9)["check"], "admitted_at_us": "soon"}),
+        line(9, **told(facts(9, hold_nano="lots"))),
+        line(9, **told(facts(9, hold_nano="-1"))),
+        line(9, **told(facts(9, rates="1 2"))),
+        line(9, **told(facts(9, price_id="price_of_others"))),
+        line(9, **told(facts(9, prices="1 2"))),
+        line(9, **told(facts(9, admitted_at_us="soon"))),
         b"x" * 2_000_000 + b"\n",
     ],
 )
@@ -262,8 +268,8 @@ async def test_an_entry_behind_a_torn_one_is_charged_and_the_torn_one_kept_apart
 async def test_what_a_caller_writes_into_an_entry_is_no_entry(desk: Desk) -> None:
     """Text within an entry that is none of ours can't pass for one, however it is put."""
     forged = line(2).decode().strip()
-    append(journal(desk), line(1, check=None, path=forged), line(1, check=None, path="{" + forged + "{"))
-    append(journal(desk), line(1, check={"owner": forged}), line(3))
+    append(journal(desk), line(1, entry=None, path=forged), line(1, entry=None, path="{" + forged + "{"))
+    append(journal(desk), earlier_line(1, {"owner": forged}), line(3))
     await desk.catch_up()
     assert await desk.charges() == [charge(3)]
 

@@ -6,13 +6,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from changes import keep_key
 from google.protobuf.json_format import MessageToDict
 from serving import Clock
+from told import named, told
 
 from keytoll.admission.bodies import LargeBodies
 from keytoll.core.decision import Rules
@@ -100,12 +100,11 @@ class Office:
         answer = self.check(message.SerializeToString())
         return CheckResponse.FromString(answer if isinstance(answer, bytes) else await answer)
 
-    async def admitted(self, at_us: int) -> dict[str, Any]:
+    async def admitted(self, at_us: int) -> dict[str, str]:
         """Return what Check hands to Envoy for a request that it admits."""
         response = await self.ask(at_us)
         assert response.status.code == 0, response.denied_response.body
-        facts: dict[str, Any] = MessageToDict(response.dynamic_metadata)
-        return facts
+        return named(MessageToDict(response.dynamic_metadata))
 
     async def refused(self, at_us: int) -> tuple[str, str]:
         """Return code and message of a refusal."""
@@ -114,11 +113,11 @@ class Office:
         error = json.loads(response.denied_response.body)["error"]
         return error["code"], error["message"]
 
-    async def finish(self, *facts: dict[str, Any], at_us: int) -> None:
+    async def finish(self, *facts: dict[str, str], at_us: int) -> None:
         """Let requests end at the instant, and settle what Envoy then journals."""
         self.clock.now_us = at_us
         usage = {"prompt_tokens": 10, "completion_tokens": TOKENS}
-        lines = [json.dumps(record(0, check=each, usage=usage)) for each in facts]
+        lines = [json.dumps(record(0, **told(each), usage=usage)) for each in facts]
         with (self.desk.folder / "journal.jsonl").open("a") as journal:
             journal.writelines(f"{line}\n" for line in lines)
         await self.desk.catch_up()
@@ -226,7 +225,7 @@ async def test_the_first_day_is_all_of_the_new_month_also_where_it_has_25_hours(
     assert office.held() == {}
 
 
-def _answer_of(facts: dict[str, Any]) -> bytes:
+def _answer_of(facts: dict[str, str]) -> bytes:
     response = CheckResponse()
-    response.dynamic_metadata.update(facts)
+    response.dynamic_metadata.update(told(facts))
     return response.SerializeToString()

@@ -4,6 +4,7 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
+from told import told
 
 from keytoll.core.ledger import usage_from
 from keytoll.core.money import MAX_TOTAL_NANO
@@ -14,7 +15,7 @@ from keytoll.losses import LossDetector
 from keytoll.settlement import Logged
 from keytoll.store.base import Batch, Posted, StoreUnavailable
 from settlement.conftest import NOW_US, PRICES, Desk
-from settlement.lines import als_entry, als_message, charge, decision, gone_line, line
+from settlement.lines import als_entry, als_message, charge, decision, earlier_line, facts, gone_line, line
 
 
 def logged(number: int) -> Logged:
@@ -38,14 +39,30 @@ async def test_als_entries_become_charges_and_garbage_none(desk: Desk) -> None:
     assert await desk.charges() == [charge(1), charge(2), charge(3)]
 
 
+async def test_entries_as_an_earlier_keytoll_told_them_are_the_same(desk: Desk) -> None:
+    """Requests that it admitted end after an upgrade, and its journal is read then."""
+    assert from_journal(earlier_line(5, facts(5))) == logged(5)
+    message = als_entry(5)
+    check = message.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]
+    check.Clear()
+    check.update({**facts(5), "pool": "model/m", "retries": 1, "store_false": False})
+    found = from_als(message)
+    assert found is not None
+    assert found.entry.fingerprint == logged(5).entry.fingerprint
+
+
+async def test_an_envoy_yaml_from_before_journals_all_that_check_tells(desk: Desk) -> None:
+    assert from_journal(earlier_line(5, {**told(facts(5)), "pool": "model/m", "body": "json"})) == logged(5)
+
+
 async def test_als_entries_without_a_decision_or_before_their_end_are_none_of_ours(desk: Desk) -> None:
     early, stranger, broken = als_entry(1), als_entry(2), als_entry(3)
     early.common_properties.access_log_type = 4
     del stranger.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]
     assert from_als(early) is None
     assert from_als(stranger) is None
-    del broken.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"].fields["owner"]
-    with pytest.raises(ValueError, match="owner"):
+    del broken.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"].fields["decision_id"]
+    with pytest.raises(ValueError, match="decision_id"):
         from_als(broken)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from changes import OPERATOR
+from told import named
 
 from keytoll.admission.cache import MISS
 from keytoll.core.decision import Rules
@@ -361,7 +362,7 @@ class Simulation:
             self.flights.append(flight)
 
     def _admit(self, flight: Flight) -> None:
-        told, decision = flight.metadata, flight.decision
+        told, decision = named(flight.metadata), flight.decision
         hold = told["hold_nano"]
         self.model.admit(
             decision,

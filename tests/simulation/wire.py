@@ -54,7 +54,7 @@ def check_answer(answer: bytes) -> tuple[str, dict[str, Any]]:
 def journal_line(metadata: Mapping[str, Any], outcome: Outcome, usage: Mapping[str, int] | None) -> bytes:
     """Return the line of the journal for a request that is over."""
     record = {
-        "v": 1,
+        "v": 2,
         "type": "DownstreamEnd",
         "start": "1789999999.500000",
         "ms": 250,
@@ -63,7 +63,8 @@ def journal_line(metadata: Mapping[str, Any], outcome: Outcome, usage: Mapping[s
         "received": outcome.request_bytes,
         "sent": outcome.answer_bytes,
         "lua": _script(outcome),
-        "check": dict(metadata),
+        "decision_id": metadata["decision_id"],
+        "entry": metadata["entry"],
         "usage": None if usage is None else dict(usage),
     }
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"

@@ -41,23 +41,19 @@ class Admitted:
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
-        self._shared: dict[_Alike, tuple[Offer, PriceVersion, bytes]] = {}
+        self._shared: dict[_Alike, tuple[Offer, PriceVersion, tuple[bytes, str]]] = {}
 
     def answer(self, admission: Admission, decision_id: UUID) -> bytes:
         """Return the answer to one request."""
-        own = b"".join(
-            (
-                *_text(_DECISION_ID, str(decision_id)),
-                *_text(_ADMITTED_AT_US, str(admission.admitted_at_us)),
-                *_text(_HOLD_NANO, UNBOUNDED if admission.worst_nano is None else str(admission.worst_nano)),
-                *_text(_KEY_ID, admission.key.id),
-                *_text(_OWNER, admission.key.owner),
-            )
-        )
-        left = b"" if admission.left_nano is None else _left(admission.left_nano)
-        return self._of_all(admission) + left + _METADATA_TAG + _varint(len(own)) + own
+        key, left_nano = admission.key, admission.left_nano
+        answer, facts = self._of_all(admission)
+        hold = UNBOUNDED if admission.worst_nano is None else admission.worst_nano
+        entry = f"{admission.admitted_at_us}|{hold}|{key.id}|{key.owner}|{facts}".encode()
+        left = b"" if left_nano is None else _left(left_nano)
+        before_id, before_entry = _around_id(len(entry))
+        return b"".join((answer, left, before_id, str(decision_id).encode(), before_entry, entry))
 
-    def _of_all(self, admission: Admission) -> bytes:
+    def _of_all(self, admission: Admission) -> tuple[bytes, str]:
         offer, price = admission.offer, admission.price
         flags = admission.stream, admission.wants_usage, admission.many_answers
         alike = offer.model, admission.endpoint.name, admission.month, flags
@@ -66,9 +62,9 @@ class Admitted:
             return found[2]
         if len(self._shared) >= self._most:
             self._shared.clear()
-        answer = _shared_answer(admission)
-        self._shared[alike] = offer, price, answer
-        return answer
+        shared = _shared_answer(admission), _shared_facts(admission)
+        self._shared[alike] = offer, price, shared
+        return shared
 
 
 def read(read: Read) -> bytes:
@@ -76,7 +72,7 @@ def read(read: Read) -> bytes:
     response = CheckResponse()
     response.ok_response.headers_to_remove.append("authorization")
     response.ok_response.headers.append(_header(KEY_ID_HEADER, read.key.id))
-    response.dynamic_metadata.update({"pool": READS_POOL, "retries": 0, "body": "none"})
+    response.dynamic_metadata.update({"pool": READS_POOL, "body": "none"})
     return response.SerializeToString() + (b"" if read.left_nano is None else _left(read.left_nano))
 
 
@@ -114,8 +110,13 @@ def _header(name: str, value: str) -> HeaderValueOption:
 def _shared_answer(admission: Admission) -> bytes:
     response = CheckResponse()
     response.ok_response.headers_to_remove.append("authorization")
+    response.dynamic_metadata.update(_data_plane_orders(admission, admission.offer, admission.endpoint))
+    return response.SerializeToString()
+
+
+def _shared_facts(admission: Admission) -> str:
     offer, price = admission.offer, admission.price
-    facts = shared_facts(
+    return shared_facts(
         model=offer.model,
         endpoint=admission.endpoint.name,
         price_id=price.id,
@@ -123,26 +124,26 @@ def _shared_answer(admission: Admission) -> bytes:
         month=admission.month,
         rates=offer.rates,
     )
-    response.dynamic_metadata.update(facts | _data_plane_orders(admission, offer, admission.endpoint))
-    return response.SerializeToString()
 
 
 def _data_plane_orders(admission: Admission, offer: Offer, endpoint: Endpoint) -> dict[str, str | float | bool]:
-    """What request.lua does with the request; it knows no paths and no models of its own."""
+    """What request.lua does with the request; it knows no paths and no models of its own.
+
+    What is not to be done isn't there: each member that the metadata has costs Envoy several times.
+    """
     asks = admission.stream and endpoint.stream_options
-    orders: dict[str, str | float | bool] = {
+    orders: dict[str, str | float | bool | None] = {
         "pool": offer.pool,
-        "retries": offer.retries,
         "body": endpoint.body.value,
+        "retries": offer.retries,
+        "upstream_model": offer.upstream_model,
         "include_usage": asks,
         "strip_usage": asks and not admission.wants_usage,
         "running_usage": asks and offer.running_usage and not admission.many_answers,
         "no_running_usage": asks and admission.many_answers,
         "store_false": endpoint.stores,
     }
-    if offer.upstream_model is not None:
-        orders["upstream_model"] = offer.upstream_model
-    return orders
+    return {name: value for name, value in orders.items() if value}
 
 
 # ----------------------------------------------------------------------------------------------- the bytes themselves
@@ -168,33 +169,25 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-_MOST_BYTES = 256
-"""More than any of the texts that are told has."""
+_ID_BYTES = 36
 
 
-def _heads(name: str) -> list[bytes]:
-    """Return what stands before a text of each length: all lengths around it are known by that.
+@lru_cache(maxsize=4096)
+def _around_id(entry_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands before the decision's id and between it and an entry of this length, the end of the answer."""
+    before_id, before_entry = _text_head("decision_id", _ID_BYTES), _text_head("entry", entry_bytes)
+    length = len(before_id) + _ID_BYTES + len(before_entry) + entry_bytes
+    return _METADATA_TAG + _varint(length) + before_id, before_entry
 
-    It is a member of the metadata, a google.protobuf.Struct, whose value is text.
-    """
-    return [
-        _head(lambda text: _field(1, _field(1, name.encode()) + _field(2, _field(3, text))), length)
-        for length in range(_MOST_BYTES)
-    ]
+
+def _text_head(name: str, length: int) -> bytes:
+    """Return what stands before a text in a member of the metadata, a google.protobuf.Struct."""
+    return _head(lambda text: _field(1, _field(1, name.encode()) + _field(2, _field(3, text))), length)
 
 
 def _head(encode: Callable[[bytes], bytes], length: int, *, behind: bytes = b"") -> bytes:
     """Return what `encode` puts before a content of this length."""
     return encode(bytes(length))[: -(length + len(behind)) or None]
-
-
-_DECISION_ID, _ADMITTED_AT_US, _HOLD_NANO = _heads("decision_id"), _heads("admitted_at_us"), _heads("hold_nano")
-_KEY_ID, _OWNER = _heads("key_id"), _heads("owner")
-
-
-def _text(heads: list[bytes], value: str) -> tuple[bytes, bytes]:
-    encoded = value.encode()
-    return heads[len(encoded)], encoded
 
 
 def _left(left_nano: int) -> bytes:

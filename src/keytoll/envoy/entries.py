@@ -5,11 +5,10 @@ Both sources give the same entry for the same request, so that either, or both, 
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict
@@ -47,22 +46,15 @@ class Gone:
     request_id: str
 
 
-def shared_facts(
-    *, model: str, endpoint: str, price_id: str, prices: Prices, month: str, rates: Rates
-) -> dict[str, str | float | bool]:
-    """Return what a log entry must carry back of those facts that many requests share, as Check's metadata.
+def shared_facts(*, model: str, endpoint: str, price_id: str, prices: Prices, month: str, rates: Rates) -> str:
+    """Return the end of an entry's text, which is what settlement must know and comes back in the log: those of its
+    facts that many requests share.
 
-    The others are the decision's id, the key's and its owner, the admission's instant and the hold. Large numbers are
-    text: Envoy's are doubles.
+    Before them stand the instant of the admission, the hold, the key's id and its owner; behind each a "|", which none
+    of them has. It is one text, since Envoy copies, prints and frees each member of Check's metadata by itself.
     """
-    return {
-        "model": model,
-        "endpoint": endpoint,
-        "price_id": price_id,
-        "prices": prices.as_text,
-        "month": month,
-        "rates": f"{rates.input_byte} {rates.output_byte} {rates.event}",
-    }
+    rates_text = f"{rates.input_byte} {rates.output_byte} {rates.event}"
+    return f"{model}|{endpoint}|{month}|{price_id}|{prices.as_text}|{rates_text}"
 
 
 def from_journal(line: bytes) -> Logged | Gone | None:
@@ -73,10 +65,11 @@ def from_journal(line: bytes) -> Logged | Gone | None:
             return None
         if "gone" in record:
             return _gone(record["gone"])
+        facts = _facts(record.get("check", record))
         return Logged(
-            prices=_prices(record["check"]),
+            prices=_prices(facts),
             entry=_entry(
-                record["check"],
+                facts,
                 status=record["status"],
                 attempts=record["attempts"],
                 usage=record["usage"],
@@ -97,11 +90,11 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
     if common.access_log_type not in (0, _DOWNSTREAM_END) or CHECK not in metadata:
         return None
     try:
-        check = MessageToDict(metadata[CHECK])
+        facts = _facts(MessageToDict(metadata[CHECK]))
         return Logged(
-            prices=_prices(check),
+            prices=_prices(facts),
             entry=_entry(
-                check,
+                facts,
                 status=message.response.response_code.value,
                 attempts=common.upstream_request_attempt_count,
                 usage=MessageToDict(metadata[USAGE]) if USAGE in metadata else None,
@@ -129,8 +122,35 @@ _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,6})", re.ASCII)
 _MAX_RATE = 1_000_000
 
 
+class _Facts(NamedTuple):
+    """What Check told of a decision, as it comes back."""
+
+    decision_id: str
+    admitted_at_us: str
+    hold_nano: str
+    key_id: str
+    owner: str
+    model: str
+    endpoint: str
+    month: str
+    price_id: str
+    prices: str
+    rates: str
+
+
+def _facts(told: Mapping[str, Any]) -> _Facts:
+    """Return the texts, none of them empty or with what no store can keep: that would hold up all that follow."""
+    if "entry" in told:
+        facts = _Facts(told["decision_id"], *told["entry"].split("|"))
+    else:  # as an earlier Keytoll told them
+        facts = _Facts(*(told[name] for name in _Facts._fields))
+    if not all(facts) or not "".join(facts).isprintable():  # a lone surrogate is none either
+        raise ValueError("a fact is empty or not printable")
+    return facts
+
+
 def _entry(
-    check: Mapping[str, Any],
+    facts: _Facts,
     *,
     status: Any,
     attempts: Any,
@@ -139,24 +159,23 @@ def _entry(
     request_bytes: Any,
     answer_bytes: Any,
 ) -> Entry:
-    decision_id, key_id, owner, model, endpoint, price_id, admitted_at_us, month, hold, rates = _texts(check)
     return Entry(
-        decision_id=_decision_id(decision_id),
-        key_id=key_id,
-        owner=owner,
-        model=model,
-        endpoint=endpoint,
-        price_id=price_id,
-        admitted_at_us=_whole(admitted_at_us),
-        month=_month(month),
+        decision_id=_decision_id(facts.decision_id),
+        key_id=facts.key_id,
+        owner=facts.owner,
+        model=facts.model,
+        endpoint=facts.endpoint,
+        price_id=facts.price_id,
+        admitted_at_us=_whole(facts.admitted_at_us),
+        month=_month(facts.month),
         status=_count(status),
         attempts=_count(attempts),
         reported=usage_from(usage) if usage is not None else None,
         request_bytes=_count(request_bytes),
         answer_bytes=_count(answer_bytes),
         events=_events(script),
-        hold_nano=None if hold == UNBOUNDED else _whole(hold),
-        rates=_rates(rates),
+        hold_nano=None if facts.hold_nano == UNBOUNDED else _whole(facts.hold_nano),
+        rates=_rates(facts.rates),
     )
 
 
@@ -164,10 +183,10 @@ def _gone(request_id: Any) -> Gone | None:
     return Gone(request_id) if isinstance(request_id, str) and 0 < len(request_id) <= _MAX_REQUEST_ID else None
 
 
-def _prices(check: Mapping[str, Any]) -> Prices:
+def _prices(facts: _Facts) -> Prices:
     """Return the unit prices that Check put in, so that a charge depends on nothing that is kept elsewhere."""
-    prices, price_id = _named_prices(_text(check, "prices"))
-    if price_id != check["price_id"]:
+    prices, price_id = _named_prices(facts.prices)
+    if price_id != facts.price_id:
         raise ValueError("the prices are not those that their id names")
     return prices
 
@@ -191,46 +210,6 @@ def _events(script: Any) -> int | None:
     """Return how many events the answer had, None if it was no stream."""
     stream = script.get("stream") if script is not None else None
     return None if stream is None else _count(stream["events"])
-
-
-_TEXTS = (
-    "decision_id",
-    "key_id",
-    "owner",
-    "model",
-    "endpoint",
-    "price_id",
-    "admitted_at_us",
-    "month",
-    "hold_nano",
-    "rates",
-)
-_taken = itemgetter(*_TEXTS)
-
-
-def _texts(check: Mapping[str, Any]) -> Sequence[str]:
-    """Return all texts of an entry. Together they are looked at in a fraction of the time; a fault is then named."""
-    texts: tuple[str, ...] = _taken(check)
-    if not all(texts) or not _is_printable(texts):
-        texts = tuple(_text(check, name) for name in _TEXTS)
-    return texts
-
-
-def _is_printable(texts: Iterable[Any]) -> bool:
-    try:
-        return "".join(texts).isprintable()
-    except TypeError:
-        return False
-
-
-def _text(check: Mapping[str, Any], name: str) -> str:
-    """Return a text as Check writes them. What no store can keep would hold up all entries that follow it."""
-    value: str = check[name]
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is not text")
-    if not value or not value.isprintable():  # a lone surrogate is none either
-        raise ValueError(f"{name} is empty or not printable")
-    return value
 
 
 def _decision_id(text: str) -> UUID:

@@ -1,6 +1,6 @@
 -- Runs on the data listener, after Check, once for each request. Keytoll writes it to RUN_DIR/lua/request.lua.
 --
--- Check's metadata says what to do; the script knows no paths and no models of its own:
+-- Check's metadata says what to do; the script knows no paths and no models of its own. What is not to be done isn't there:
 --   pool            the cluster to route to               retries       further members of that pool
 --   body            "json", "form", or "none": no body     upstream_model  the model's name at the backends, if all agree
 --   include_usage   ask for a stream's usage              strip_usage   ... and hide the chunk that answers it
@@ -13,7 +13,8 @@
 
 local find, byte, sub, lower, match = string.find, string.byte, string.sub, string.lower, string.match
 local CHECK, OURS = "envoy.filters.http.ext_authz", "kt.lua"
-local QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 34, 92, 44, 123, 125, 91, 93
+local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
+local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
 
 -- JSON text -----------------------------------------------------------------------------------------------------------
 -- Envoy's own parser has accepted the body before; this finds where things stand in it. Indices are 1-based and inclusive.
@@ -272,29 +273,31 @@ local ANSWER_HEADERS = {
   ["retry-after"] = true, ["retry-after-ms"] = true, ["x-should-retry"] = true, ["www-authenticate"] = true, allow = true,
 }
 -- What is left of the key's limit, x-keytoll-quota-remaining, is no backend's to say: Check's filter adds it after this.
+-- Returns the values of those that stay. Each crossing to Envoy costs, so they are not fetched again one by one.
 local function keep_only(headers, names)
-  local others = {}
-  for name in pairs(headers) do
-    if not names[name] and byte(name) ~= 58 then others[#others + 1] = name end
+  local kept, others = {}, {}
+  for name, value in pairs(headers) do
+    if names[name] or byte(name) == COLON then kept[name] = value else others[#others + 1] = name end
   end
   for _, name in ipairs(others) do headers:remove(name) end
+  return kept
 end
 
 function envoy_on_request(handle)
-  local check = handle:streamInfo():dynamicMetadata():get(CHECK)
-  local pool, retries, kind = check["pool"], check["retries"], check["body"]
+  local orders = handle:streamInfo():dynamicMetadata():get(CHECK)
+  local kind = orders["body"]
   if kind == "json" then
-    local orders = {}
-    for _, name in ipairs {"include_usage", "running_usage", "no_running_usage", "store_false", "upstream_model"} do orders[name] = check[name] end
     if not rewrite(handle, orders) then return end
-    keep_only(handle:headers(), REQUEST_HEADERS)
-    handle:headers():replace("content-type", "application/json") -- a charset would make it another document
-  elseif kind == "form" then
-    rewrite_form(handle, check["upstream_model"])
-    keep_only(handle:headers(), REQUEST_HEADERS)
+  elseif kind == "form" then rewrite_form(handle, orders["upstream_model"])
   elseif kind ~= "none" then error("no decision") end
-  handle:headers():replace("x-envoy-max-retries", tostring(retries))
-  handle:headers():replace("x-kt-route", pool)
+  local headers = handle:headers()
+  if kind ~= "none" then
+    local kept = keep_only(headers, REQUEST_HEADERS)
+    -- A charset would make it another document.
+    if kind == "json" and kept["content-type"] ~= "application/json" then headers:replace("content-type", "application/json") end
+  end
+  if orders["retries"] then headers:replace("x-envoy-max-retries", tostring(orders["retries"])) end
+  headers:replace("x-kt-route", orders["pool"])
   handle:clearRouteCache()
 end
 
@@ -365,20 +368,22 @@ end
 
 local function hide(handle)
   handle:body(true):setBytes(UNAVAILABLE)
-  handle:headers():replace(":status", "502")
-  handle:headers():replace("content-type", "application/json")
-  handle:headers():replace("content-length", tostring(#UNAVAILABLE))
+  local headers = handle:headers()
+  headers:replace(":status", "502")
+  headers:replace("content-type", "application/json")
+  headers:replace("content-length", tostring(#UNAVAILABLE))
 end
 
 function envoy_on_response(handle)
   local check = handle:streamInfo():dynamicMetadata():get(CHECK)
   if not check or not check["pool"] then return end -- refused before it reached anything
-  keep_only(handle:headers(), ANSWER_HEADERS)
+  local headers = handle:headers()
+  local kept = keep_only(headers, ANSWER_HEADERS)
   if not check["decision_id"] then return end
-  if is_misconfigured(tonumber(handle:headers():get(":status"))) then return hide(handle) end
-  if not find(lower(handle:headers():get("content-type") or ""), "text/event-stream", 1, true) then return end
-  local strip, declared = check["strip_usage"] == true, tonumber(handle:headers():get("content-length") or "")
-  if strip then handle:headers():remove("content-length") end
+  if is_misconfigured(tonumber(kept[":status"])) then return hide(handle) end
+  if not find(lower(kept["content-type"] or ""), "text/event-stream", 1, true) then return end
+  local strip, declared = check["strip_usage"] == true, tonumber(kept["content-length"] or "")
+  if strip then headers:remove("content-length") end
   local events, bytes, before, held = 0, 0, "\n", ""
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
