@@ -65,7 +65,18 @@ def _told(record: Mapping[str, Any]) -> Told | None:
     if record.get("type") != "DownstreamEnd" or not isinstance(check, dict) or not isinstance(usage, dict | None):
         return None
     facts = _facts(check, _whole(record.get("status")), _whole(record.get("attempts")))
-    return None if facts is None else Told(facts, usage)
+    return None if facts is None else Told(facts, _read(usage))
+
+
+def _read(usage: dict[str, Any] | None) -> Mapping[str, object] | None:
+    """Return what a backend wrote; an answer's usage is there as its text."""
+    if usage is None or not isinstance(text := usage.get("usage"), str):
+        return usage
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def told_by_als(message: bytes) -> Iterator[Told]:

@@ -40,6 +40,13 @@ def any_line(rng: Random, number: int) -> bytes:
             {},
             {},
             {"lua": stream},
+            {"usage": {"usage": '{"prompt_tokens": 7, "completion_tokens": 2}'}},
+            {
+                "usage": {
+                    "usage": '{"input_tokens":9,"input_tokens_details":{"cached_tokens":5,"x":[]},"output_tokens":1}'
+                }
+            },
+            {"usage": {"meta": '{"api_version":{"version":"2"},"tokens":{"input_tokens":40}}'}},
             {"status": 500, "usage": {}},
             {"status": 0, "attempts": 0, "usage": {}},
             {"usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 5.0}},

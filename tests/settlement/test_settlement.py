@@ -8,7 +8,7 @@ from told import told
 
 from keytoll.core.ledger import usage_from
 from keytoll.core.money import MAX_TOTAL_NANO
-from keytoll.core.pricing import Prices
+from keytoll.core.pricing import Prices, Usage
 from keytoll.envoy.als import AlsSink
 from keytoll.envoy.entries import from_als, from_journal
 from keytoll.losses import LossDetector
@@ -53,6 +53,65 @@ async def test_entries_as_an_earlier_keytoll_told_them_are_the_same(desk: Desk) 
 
 async def test_an_envoy_yaml_from_before_journals_all_that_check_tells(desk: Desk) -> None:
     assert from_journal(earlier_line(5, {**told(facts(5)), "pool": "model/m", "body": "json"})) == logged(5)
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        (
+            {"usage": '{"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "queue_s": 0.1, "x": null}'},
+            Usage(input=9, output=4),
+        ),
+        (
+            {
+                "usage": '{"prompt_tokens":90,"prompt_tokens_details":{"cached_tokens":20,"audio_tokens":8,"cache_write_tokens":2},'
+                '"completion_tokens":50,"completion_tokens_details":{"reasoning_tokens":30,"audio_tokens":5}}'
+            },
+            Usage(input=60, cached_input=20, cache_write=2, output=45, audio_input=8, audio_output=5, reasoning=30),
+        ),
+        (
+            {
+                "usage": '{"input_tokens":90,"input_tokens_details":{"cached_tokens":20},"output_tokens":50,'
+                '"output_tokens_details":{"reasoning_tokens":30}}'
+            },
+            Usage(input=70, cached_input=20, output=50, reasoning=30),
+        ),
+        (
+            {
+                "usage": '{"input_tokens":9,"cache_read_input_tokens":5,"cache_creation_input_tokens":3,"output_tokens":1}'
+            },
+            Usage(input=9, cached_input=5, cache_write=3, output=1),
+        ),
+        ({"usage": '{"input_tokens":9,"input_token_details":{"audio_tokens":9}}'}, Usage(audio_input=9)),
+        ({"usage": '{"total_tokens":7}'}, Usage(input=7)),
+        (
+            {"meta": '{"tokens":{"input_tokens":12,"output_tokens":3},"billed_units":{"search_units":1}}'},
+            Usage(12, output=3),
+        ),
+    ],
+)
+def test_what_an_answer_says_of_its_usage_is_read_by_every_name(told: dict[str, str], usage: Usage) -> None:
+    item = from_journal(line(1, usage=told))
+    assert isinstance(item, Logged)
+    assert item.entry.reported is not None
+    assert item.entry.reported.usage == usage
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": "{prompt_tokens: 9}"},
+        {"usage": '{"prompt_tokens":' + "[" * 4000 + "}"},
+        {"usage": '{"prompt_tokens":"9","completion_tokens":[4],"total_tokens":-1}'},
+        {"usage": '{"details":{"prompt_tokens":9}}'},
+        {"meta": '{"tokens":7}'},
+        {"meta": '{"version":"2"}'},
+    ],
+)
+def test_an_answer_that_says_nothing_of_use_reported_nothing(told: dict[str, str]) -> None:
+    item = from_journal(line(1, usage=told))
+    assert isinstance(item, Logged)
+    assert item.entry.reported is None
 
 
 async def test_als_entries_without_a_decision_or_before_their_end_are_none_of_ours(desk: Desk) -> None:

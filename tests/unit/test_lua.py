@@ -129,6 +129,59 @@ def test_splicing_changes_what_was_ordered_and_nothing_else(
     assert span == '"up"'
 
 
+@pytest.mark.parametrize(
+    ("answer", "report"),
+    [
+        (
+            ' {"id":"x","usage" : {"prompt_tokens":3, "d":{"a":[1]}} }\n',
+            (b'{"prompt_tokens":3, "d":{"a":[1]}}', b"usage"),
+        ),
+        ('{"choices":[{"usage":{"a":1},"text":"\\"usage\\":{}"}],"usage":{"b":2}}', (b'{"b":2}', b"usage")),
+        ('{"usage":{"a":1},"备注":"x","\\u0061":1,"Usage":{"c":3},"usage":{"b":2}}', (b'{"b":2}', b"usage")),
+        ('{"meta":{"tokens":{"input_tokens":1}},"usage":null}', (b'{"tokens":{"input_tokens":1}}', b"meta")),
+        ('{"meta":"v1","usage":{"b":2}}', (b'{"b":2}', b"usage")),
+        ('{"usage":{"a":"' + "x" * 5000 + '"}}', None),
+        ('{"usage":7}', None),
+        ('{"choices":[{"usage":{"a":1}}]}', None),
+        ('[{"usage":{"a":1}}]', None),
+        ('{"usage":{"a":1}', None),
+        ('words, then {"usage":{"a":1}}', None),
+        ("", None),
+    ],
+)
+def test_the_usage_of_an_answer_is_the_text_of_its_top_level_member(answer: str, report: object) -> None:
+    assert LUA.globals()[b"usage_in"](answer.encode()) == report
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("", True),
+        ("application/json", True),
+        ("application/json; charset=utf-8", True),
+        ("application/vnd.api+json", True),
+        ("text/plain;charset=utf-8", True),
+        ("text/json", True),
+        ("application/jsonl", False),
+        ("application/octet-stream", False),
+        ("audio/mpeg", False),
+        ("text/html", False),
+    ],
+)
+def test_an_answer_is_kept_back_for_its_usage_only_where_it_can_be_json(content_type: str, expected: bool) -> None:
+    assert LUA.globals()[b"is_json"](content_type.encode()) is expected
+
+
+@given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.none() | st.dictionaries(names, values, max_size=3))
+def test_the_usage_of_any_answer_is_found_as_it_was_written(rest: dict[str, Any], usage: dict[str, Any] | None) -> None:
+    answer = json.dumps(rest | {"usage": usage}, ensure_ascii=False)
+    found = LUA.globals()[b"usage_in"](answer.encode())
+    if usage is None:
+        assert found is None or found[1] == b"meta"
+    else:
+        assert json.loads(found[0]) == usage
+
+
 USAGE = 'data: {"id":"x","choices":[],"usage":{"prompt_tokens":3}}'
 EVENTS = [
     'data: {"choices":[{"delta":{"content":"a \\"choices\\":[] \\"usage\\":{} b"}}],"usage":null}',

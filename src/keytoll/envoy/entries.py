@@ -5,7 +5,7 @@ Both sources give the same entry for the same request, so that either, or both, 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -170,13 +170,56 @@ def _entry(
         month=_month(facts.month),
         status=_count(status),
         attempts=_count(attempts),
-        reported=usage_from(usage) if usage is not None else None,
+        reported=usage_from(_leaves(usage)) if usage is not None else None,
         request_bytes=_count(request_bytes),
         answer_bytes=_count(answer_bytes),
         events=_events(script),
         hold_nano=None if facts.hold_nano == UNBOUNDED else _whole(facts.hold_nano),
         rates=_rates(facts.rates),
     )
+
+
+def _leaves(usage: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return the counts by the names that core reads. Of a stream Envoy has picked them out, of an answer the text is here."""
+    if "usage" in usage:
+        return dict(_counts(_object(usage["usage"])))
+    if "meta" in usage:
+        tokens = _object(usage["meta"]).get("tokens")
+        return dict(_counts(tokens)) if isinstance(tokens, dict) else {}
+    return usage
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """Return what a backend wrote, nothing if it is no JSON: then it has reported nothing, and is charged by estimate."""
+    try:
+        found: Mapping[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found
+
+
+def _counts(usage: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for name, value in usage.items():
+        if not isinstance(value, dict):
+            yield name, value
+        elif name in _DETAILS:
+            names = _DETAILS[name]
+            yield from ((names[detail], count) for detail, count in value.items() if detail in names)
+
+
+_OF_INPUT = {
+    "cached_tokens": "cached_tokens",
+    "audio_tokens": "audio_input_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+}
+_OF_OUTPUT = {"audio_tokens": "audio_output_tokens", "reasoning_tokens": "reasoning_tokens"}
+_DETAILS = {
+    "prompt_tokens_details": _OF_INPUT,
+    "input_tokens_details": _OF_INPUT,
+    "input_token_details": _OF_INPUT,
+    "completion_tokens_details": _OF_OUTPUT,
+    "output_tokens_details": _OF_OUTPUT,
+}
 
 
 def _gone(request_id: Any) -> Gone | None:

@@ -9,10 +9,11 @@
 --
 -- On the way in it refuses ambiguous spellings, splices the body byte-faithfully, and with its LAST line opens the route.
 -- A Lua error lets a request go on: so nothing but that last line may set x-kt-route, without which nothing is routed.
--- On the way back it counts every stream's events and bytes, and hides the usage chunk from callers who didn't ask for it.
+-- On the way back it leaves the usage that a JSON answer reports in kt.usage, counts every stream's events and bytes, and
+-- hides the usage chunk from callers who didn't ask for it.
 
 local find, byte, sub, lower, match = string.find, string.byte, string.sub, string.lower, string.match
-local CHECK, OURS = "envoy.filters.http.ext_authz", "kt.lua"
+local CHECK, OURS, USAGE = "envoy.filters.http.ext_authz", "kt.lua", "kt.usage"
 local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
 
@@ -92,22 +93,23 @@ local function checked(name, known)
 end
 
 -- Members of the object that opens at i: spans[name] = {first, last} of the values of `known` names, how many members there
--- are, and where it closes. In doubt: nil and the name at fault.
-local function members(s, i, known)
+-- are, and where it closes. In doubt: nil and the name at fault. `lax`, for what comes from a backend: the last one counts.
+local function members(s, i, known, lax)
   local spans, count = {}, 0
   i = find(s, "[^ \t\r\n]", i + 1)
   if i and byte(s, i) == CLOSE_OBJECT then return spans, 0, i end
   while i and byte(s, i) == QUOTE do
     local after = after_string(s, i)
     if not after then return nil end
-    local name, fault = checked(sub(s, i + 1, after - 2), known)
+    local name, fault = sub(s, i + 1, after - 2), nil
+    if not lax then name, fault = checked(name, known) end
     if not name then return nil, fault end
     local _, colon = find(s, "^[ \t\r\n]*:[ \t\r\n]*", after)
     local past = colon and after_value(s, colon + 1)
     if not past then return nil end
     count = count + 1
     if known[name] then
-      if spans[name] or not find(s, "^" .. known[name], colon + 1) then return nil, name end
+      if not lax and (spans[name] or not find(s, "^" .. known[name], colon + 1)) then return nil, name end
       spans[name] = {colon + 1, past - 1}
     end
     i = find(s, "[^ \t\r\n]", past)
@@ -301,6 +303,39 @@ function envoy_on_request(handle)
   handle:clearRouteCache()
 end
 
+-- Usage ---------------------------------------------------------------------------------------------------------------
+-- Of a JSON answer its text is kept as it stands, and read when it is settled: to make a tree of the whole answer, and to
+-- look for each count in it, would take Envoy as long as all else that is done here.
+
+local REPORT = {usage = true, meta = true} -- the latter is where rerankers count
+local MAX_REPORT = 4096 -- real ones have a tenth of it; it is written to the journal
+
+-- Whether a body of this content type can be JSON, whatever a sloppy backend calls its JSON.
+function is_json(content_type)
+  local kind = match(content_type, "^[^;%s]*")
+  return kind == "" or kind == "application/json" or kind == "text/plain" or kind == "text/json"
+    or find(kind, "^application/[%w.+-]*%+json$") ~= nil
+end
+
+-- What an answer says of its usage, and by which name; nil if that is nothing, or in doubt.
+function usage_in(s)
+  local _, open = find(s, "^[ \t\r\n]*{")
+  local spans = open and members(s, open, REPORT, true)
+  for _, name in ipairs {"usage", "meta"} do
+    local span = spans and spans[name]
+    if span and byte(s, span[1]) == OPEN_OBJECT and span[2] - span[1] < MAX_REPORT then
+      return sub(s, span[1], span[2]), name
+    end
+  end
+end
+
+function keep_usage(handle)
+  local body = handle:body() -- yields: every handle that was fetched before is dead after it
+  local report, name = nil, nil
+  if body then report, name = usage_in(body:getBytes(0, body:length())) end
+  if report then handle:streamInfo():dynamicMetadata():set(USAGE, name, report) end
+end
+
 -- Streams -------------------------------------------------------------------------------------------------------------
 
 local MAX_HELD = 1048576 -- an event that is longer can't be the usage chunk: let it go
@@ -381,7 +416,11 @@ function envoy_on_response(handle)
   local kept = keep_only(headers, ANSWER_HEADERS)
   if not check["decision_id"] then return end
   if is_misconfigured(tonumber(kept[":status"])) then return hide(handle) end
-  if not find(lower(kept["content-type"] or ""), "text/event-stream", 1, true) then return end
+  local kind = lower(kept["content-type"] or "")
+  if not find(kind, "text/event-stream", 1, true) then
+    if is_json(kind) then keep_usage(handle) end
+    return
+  end
   local strip, declared = check["strip_usage"] == true, tonumber(kept["content-length"] or "")
   if strip then headers:remove("content-length") end
   local events, bytes, before, held = 0, 0, "\n", ""
