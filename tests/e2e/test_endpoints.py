@@ -445,8 +445,8 @@ async def watched_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
     broken.write_text(script.read_text().replace(start, f"{start}  error('x')\n"))
 
     def changed(text: str) -> str:
-        told = 'v: 1\n                  req: "%DYNAMIC_METADATA(kt.req)%"'
-        return text.replace("v: 1", told, 1).replace("filename: lua/form.lua", f"filename: {broken}")
+        told = 'v: 2\n                  req: "%DYNAMIC_METADATA(kt.req)%"'
+        return text.replace("v: 2", told, 1).replace("filename: lua/form.lua", f"filename: {broken}")
 
     async with gateway_in(folder, envoy_yaml=changed) as gateway:
         yield gateway

@@ -252,8 +252,7 @@ async def test_a_backend_never_sees_the_caller_or_what_steers_envoy(stage: Stage
         "x_forwarded_for": "192.0.2.1",
         "x_forwarded_host": "inside",
         "x_kt_known": "1",
-        "x_kt_credential": "one",
-        "x_kt_model": "dearer",
+        "x_kt_backend": "other.example /v1 dearer one",
         "x_envoy_original_path": "/x",
         "x_envoy_external_address": "192.0.2.1",
     }

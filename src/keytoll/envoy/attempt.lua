@@ -1,9 +1,9 @@
 -- Runs in every pool, once for each attempt, after Envoy chose the backend. header_mutation stands before it: it removed
--- what a backend must not see, the caller's credentials first of all, and put what the chosen backend needs into x-kt-*
--- headers, which end here.
+-- what a backend must not see, the caller's credentials first of all, and put what the chosen backend needs into one
+-- header, which ends here.
 --
 -- All attempts of a request share one header map: what one attempt sets or removes, the next one finds. So every attempt
--- sets every header anew, and the caller's path is kept in metadata.
+-- sets every header anew, and the caller's path, once it is changed, is kept in metadata.
 
 local CREDENTIALS = "credentials/" -- Envoy's working directory is RUN_DIR
 local OURS = "kt.attempt"
@@ -31,23 +31,16 @@ local function secret_of(name)
   return value
 end
 
-local function take(headers, name)
-  local value = headers:get(name)
-  headers:remove(name)
-  return value
-end
-
--- The caller's path with the backend's base path in place of /v1.
-local function path_for(handle, base)
-  local metadata = handle:streamInfo():dynamicMetadata()
+-- Put the backend's base path in place of /v1.
+local function set_path(handle, headers, base)
+  local metadata, current = handle:streamInfo():dynamicMetadata(), headers:get(":path")
   local ours = metadata:get(OURS)
-  local path = ours and ours["path"]
-  if not path then
-    path = string.match(handle:headers():get(":path"), "^[^?]*") -- a query could mean something to a backend
-    metadata:set(OURS, "path", path)
-  end
-  if string.sub(path, 1, 4) == "/v1/" then return base .. string.sub(path, 4) end
-  error("a path that is not under /v1/")
+  local path = ours and ours["path"] or string.match(current, "^[^?]*") -- a query could mean something to a backend
+  if string.sub(path, 1, 4) ~= "/v1/" then error("a path that is not under /v1/") end
+  local wanted = base .. string.sub(path, 4)
+  if wanted == current then return end
+  if not ours then metadata:set(OURS, "path", path) end
+  headers:replace(":path", wanted)
 end
 
 -- Replaces the model's name in the body, where request.lua found it and the members of the pool differ in it.
@@ -68,11 +61,11 @@ end
 -- Returns whether the request may go out.
 local function prepare(handle)
   local headers = handle:headers()
-  local authority, base = take(headers, "x-kt-authority"), take(headers, "x-kt-path")
-  local model, credential = take(headers, "x-kt-model"), take(headers, "x-kt-credential")
+  local authority, base, model, credential = string.match(headers:get("x-kt-backend"), "^(%S+) (%S*) (%S+) ?(%S*)$")
+  headers:remove("x-kt-backend")
   headers:replace(":authority", authority)
-  headers:replace(":path", path_for(handle, base))
-  if credential then
+  set_path(handle, headers, base)
+  if credential ~= "" then
     local secret = secret_of(credential)
     if not secret then return false end -- else the backend's 401 would look like the caller's fault
     headers:replace("authorization", "Bearer " .. secret)

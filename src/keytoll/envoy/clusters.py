@@ -165,13 +165,11 @@ def _mutations() -> list[Json]:
     return [
         *prefixes,
         *({"remove": name} for name in _REMOVED),
-        *map(_tell, ("authority", "path", "model", "credential")),
+        {"append": {"header": _BACKEND, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
     ]
 
 
-def _tell(name: str) -> Json:
-    header = {"key": f"x-kt-{name}", "value": f"%UPSTREAM_METADATA(kt:{name})%"}
-    return {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+_BACKEND = {"key": "x-kt-backend", "value": "%UPSTREAM_METADATA(kt:backend)%"}
 
 
 def _member(name: str, backends: Sequence[Backend], ca_file: Path | None) -> Json:
@@ -206,8 +204,9 @@ def _http_options(**options: object) -> Json:
 
 
 def _endpoint(member: str, backend: Backend) -> Json:
-    ours = {"member": member, "model": backend.model, "authority": backend.authority, "path": backend.base_path}
-    metadata: Json = {"kt": ours | ({"credential": backend.credential} if backend.credential else {})}
+    # None of them has a space. In one text, as Envoy and Lua pass each header on by itself.
+    needed = backend.authority, backend.base_path, backend.model, *([backend.credential] if backend.credential else [])
+    metadata: Json = {"kt": {"member": member, "backend": " ".join(needed)}}
     if backend.tls:
         metadata["envoy.transport_socket_match"] = {"server": backend.host}
     address = {"socket_address": {"address": backend.host, "port_value": backend.port}}
