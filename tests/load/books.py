@@ -94,6 +94,12 @@ def audit(evidence: Evidence, *, lossy: bool = False) -> Audit:
     return found
 
 
+def check_totals(found: Audit, whose: str, used_nano: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Compare a key's running total with its rows."""
+    if used_nano != (total := sum(nano(row["amount"]) for row in rows if "amount" in row)):
+        found.violations.append(f"{whose}: its total is {used_nano} nano, its rows are {total}")
+
+
 def _by_number(
     rows: Iterable[Mapping[str, Any]], numbers: Mapping[int, int], found: Audit
 ) -> dict[int, Mapping[str, Any]]:

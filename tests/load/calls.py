@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 import httpx
 from e2e.conftest import until
@@ -111,10 +112,16 @@ async def calling(url: str, secret: str, *, connections: int = 800) -> AsyncIter
         yield Callers(clients)
 
 
+class Sender(Protocol):
+    """What sends a request once."""
+
+    async def send(self, ask: Ask) -> Outcome: ...
+
+
 class Load:
     """Sends requests at a steady rate, however long the answers take."""
 
-    def __init__(self, callers: Callers, asks: Iterator[Ask], *, per_second: float) -> None:
+    def __init__(self, callers: Sender, asks: Iterator[Ask], *, per_second: float) -> None:
         self._callers = callers
         self._asks = asks
         self._per_second = per_second

@@ -7,7 +7,7 @@ quota runs dry meanwhile.
 import asyncio
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from load.asks import costly, mixed
-from load.books import Audit, audit, nano
+from load.books import Audit, audit, check_totals
 from load.calls import Ask, Callers, Load, Outcome, calling
 from load.gateway import CountedGateway, counted_gateway
 
@@ -83,7 +83,7 @@ async def survive(gateway: CountedGateway, plan: Plan, *, first: int = 10_000) -
         outcomes = small_load.outcomes + await _drain(small)
     evidence = await gateway.evidence(key, load.outcomes)
     found = audit(evidence)
-    _check_totals(found, "the key", await gateway.used_nano(key), evidence.rows)
+    check_totals(found, "the key", await gateway.used_nano(key), evidence.rows)
     sent = len(load.outcomes) + len(small_load.outcomes)
     spent_nano = await _audit_small(gateway, small_key, plan, found)
     answers = sum(outcome.whole for outcome in outcomes)
@@ -121,17 +121,12 @@ async def _audit_small(gateway: CountedGateway, key: Mapping[str, Any], plan: Pl
     if sorted(charged) != sorted(served):
         found.violations.append(f"the small key: {len(served)} answers, {len(charged)} charges")
     spent_nano = await gateway.used_nano(key)
-    _check_totals(found, "the small key", spent_nano, rows)
+    check_totals(found, "the small key", spent_nano, rows)
     if spent_nano != len(served) * SMALL_OUTPUT * 1_000_000:
         found.violations.append(f"the small key: spent {spent_nano} nano in {len(served)} answers")
     if spent_nano > plan.small_limit_nano + SMALL_WORST_NANO:
         found.violations.append(f"the small key: spent {spent_nano} nano of {plan.small_limit_nano}")
     return spent_nano
-
-
-def _check_totals(found: Audit, whose: str, used_nano: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    if used_nano != (total := sum(nano(row["amount"]) for row in rows if "amount" in row)):
-        found.violations.append(f"{whose}: its total is {used_nano} nano, its rows are {total}")
 
 
 async def main() -> int:
