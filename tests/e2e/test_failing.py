@@ -177,7 +177,7 @@ BROKEN_SCRIPTS = [
     pytest.param(
         "function envoy_on_request(handle)\n", 'function envoy_on_request(handle)\n  error("x")\n', id="at once"
     ),
-    pytest.param("return apply(s, edits, spans.model)", "return nothing.at.all", id="amid the splicing"),
+    pytest.param("return apply(s, edits, model)", "return nothing.at.all", id="amid the splicing"),
 ]
 
 
@@ -187,7 +187,9 @@ async def test_a_lua_error_is_an_outage_not_a_free_answer(tmp_path: Path, line: 
     text = script.read_text()
     assert text.count(line) == 1
     # Broken before its last line opens the route: whatever else ran, nothing is routed.
-    mended = text.replace(line, broken).replace('handle:headers():replace("x-kt-route", pool)\n', "", line[0] == "h")
+    opening = 'headers:replace("x-kt-route", orders["pool"])\n'
+    assert text.count(opening) == 1
+    mended = text.replace(line, broken).replace(opening, "", line[0] == "h")
     (tmp_path / "broken.lua").write_text(mended)
     swapped = f"filename: {tmp_path / 'broken.lua'}"
     async with gateway_in(

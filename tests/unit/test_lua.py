@@ -4,6 +4,7 @@ Envoy runs them in tests/e2e.
 
 import email.policy
 import json
+import time
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ def test_splicing_changes_what_was_ordered_and_nothing_else(
         ('{"usage":{"a":"' + "x" * 5000 + '"}}', None),
         ('{"usage":7}', None),
         ('{"choices":[{"usage":{"a":1}}]}', None),
+        ('{"tools":[{"usage":{"usage":{}}},"usage"],"x":"usage","usage":{"b":2},"user":"u"}', (b'{"b":2}', b"usage")),
+        ('{"u\\"usage":{"a":1},"usage":{"b":2}}', (b'{"b":2}', b"usage")),
         ('[{"usage":{"a":1}}]', None),
         ('{"usage":{"a":1}', None),
         ('words, then {"usage":{"a":1}}', None),
@@ -180,6 +183,15 @@ def test_the_usage_of_any_answer_is_found_as_it_was_written(rest: dict[str, Any]
         assert found is None or found[1] == b"meta"
     else:
         assert json.loads(found[0]) == usage
+
+
+def test_an_answer_whose_nesting_repeats_the_name_takes_no_longer() -> None:
+    """Some backends repeat the caller's tools: each level was looked through to its end, this took minutes."""
+    depth = 20_000
+    answer = '{"tools":' + '{"usage":' * depth + "1" + "}" * depth + ',"usage":{"b":2}}'
+    started_s = time.perf_counter()
+    assert LUA.globals()[b"usage_in"](answer.encode()) == (b'{"b":2}', b"usage")
+    assert time.perf_counter() - started_s < 1
 
 
 USAGE = 'data: {"id":"x","choices":[],"usage":{"prompt_tokens":3}}'

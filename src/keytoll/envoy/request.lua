@@ -212,10 +212,10 @@ function edit(s, orders)
     if not count then return nil, "stream_options" end
   end
   if orders.store_false then count = set_member(edits, open, count, spans.store, "store", "false") end
-  if orders.upstream_model and spans.model then
-    edits[#edits + 1] = {spans.model[1], spans.model[2], '"' .. orders.upstream_model .. '"'}
-  end
-  return apply(s, edits, spans.model)
+  local model, name = spans.model, orders.upstream_model and '"' .. orders.upstream_model .. '"'
+  if name and model and sub(s, model[1], model[2]) ~= name then edits[#edits + 1] = {model[1], model[2], name} end
+  if #edits == 0 then return s, model end
+  return apply(s, edits, model)
 end
 
 -- Requests ------------------------------------------------------------------------------------------------------------
@@ -317,15 +317,34 @@ function is_json(content_type)
     or find(kind, "^application/[%w.+-]*%+json$") ~= nil
 end
 
+-- The text of the top-level member of this name in an answer, if that is an object; nil if there is none.
+--
+-- What stands before is passed over unread, which takes next to no time: inside of text no quote is bare, so a name in
+-- quotes with a colon behind it is a member's, and at the top level is what has nothing but members behind it, up to the
+-- answer's end. All that is inside of the same object as one that is not at the top is none either: it is passed over.
+local function report_in(s, name)
+  local quoted, at = '"' .. name .. '"', 1
+  while true do
+    at = find(s, quoted, at + 1, true)
+    if not at then return nil end
+    if byte(s, at - 1) ~= BACKSLASH and find(s, "^[ \t\r\n]*:", at + #quoted) then
+      local spans, _, close = members(s, at - 1, REPORT, true)
+      if not spans then return nil end
+      if not find(s, "[^ \t\r\n]", close + 1) then
+        local first, last = spans[name][1], spans[name][2]
+        return byte(s, first) == OPEN_OBJECT and last - first < MAX_REPORT and sub(s, first, last) or nil
+      end
+      at = close
+    end
+  end
+end
+
 -- What an answer says of its usage, and by which name; nil if that is nothing, or in doubt.
 function usage_in(s)
-  local _, open = find(s, "^[ \t\r\n]*{")
-  local spans = open and members(s, open, REPORT, true)
+  if not find(s, "^[ \t\r\n]*{") then return nil end
   for _, name in ipairs {"usage", "meta"} do
-    local span = spans and spans[name]
-    if span and byte(s, span[1]) == OPEN_OBJECT and span[2] - span[1] < MAX_REPORT then
-      return sub(s, span[1], span[2]), name
-    end
+    local report = report_in(s, name)
+    if report then return report, name end
   end
 end
 
