@@ -23,9 +23,18 @@ class PlainCallers:
             "content-type: application/json\r\ncontent-length: "
         ).encode()
         self._free: list[_Connection] = []
+        self.running = 0
+        """How many requests have no outcome yet."""
 
     async def send(self, ask: Ask) -> Outcome:
         """Send a request once."""
+        self.running += 1
+        try:
+            return await self._send(ask)
+        finally:
+            self.running -= 1
+
+    async def _send(self, ask: Ask) -> Outcome:
         connection = self._free.pop() if self._free else await asyncio.open_connection(self._host, self._port)
         try:
             outcome, reusable = await self._ask(ask, *connection)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import httpx
 from e2e.conftest import until
 from e2e.test_bodies import resident_mib
 
+from keytoll.sockets import short_path
 from load.asks import mixed
 from load.books import Audit, audit, check_totals
 from load.calls import Ask, Load, Outcome
@@ -30,15 +32,23 @@ _GROWTH, _SLACK_MIB = 1.25, 32.0
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory so many seconds after the start, in MiB."""
+    """Resident memory so many seconds after the start, in MiB, and how many requests ran.
+
+    `envoy_spare`: what Envoy's allocator keeps of what requests took once, after a moment in which many ran at once.
+    """
 
     at_s: float
     envoy: float
+    envoy_spare: float
     keytoll: float
+    running: int
 
     def __str__(self) -> str:
         """All of it."""
-        return f"{self.at_s:4.0f} s: Envoy {self.envoy:.1f} MiB, Keytoll {self.keytoll:.1f} MiB"
+        return (
+            f"{self.at_s:4.0f} s: Envoy {self.envoy:.1f} MiB, of which its allocator has {self.envoy_spare:.1f} to spare;"
+            f" Keytoll {self.keytoll:.1f} MiB; {self.running} requests running"
+        )
 
 
 @dataclass(slots=True)
@@ -60,7 +70,8 @@ class Soaked:
             f"{self.most_per_s:.0f} requests a second at most; then {self.sent} in {self.seconds:.0f} s:"
             f" {self.sent / self.seconds:.0f} a second, {self.cut} of which left early"
         )
-        return "\n".join(map(str, (rates, start, middle, end, self.audit)))
+        most = max(memory.running for memory in self.memory)
+        return "\n".join(map(str, (rates, start, middle, end, f"at most {most} running at once", self.audit)))
 
 
 async def soak(gateway: CountedGateway, *, seconds: float, first: int = 10_000) -> Soaked:
@@ -71,7 +82,7 @@ async def soak(gateway: CountedGateway, *, seconds: float, first: int = 10_000) 
         before = await _most(callers, asks, trial_s)
         load = Load(callers, asks, per_second=len(before) / trial_s / 2)
         async with load.running():
-            memory = await _watch(gateway, seconds)
+            memory = await _watch(gateway, callers, seconds)
     await until(lambda: _is_settled(gateway))
     outcomes = before + load.outcomes
     evidence = await gateway.evidence(key, outcomes)
@@ -96,14 +107,24 @@ async def _most(callers: PlainCallers, asks: Iterator[Ask], seconds: float) -> l
     return outcomes
 
 
-async def _watch(gateway: CountedGateway, seconds: float) -> list[Memory]:
+async def _watch(gateway: CountedGateway, callers: PlainCallers, seconds: float) -> list[Memory]:
     """Look at the memory again and again; it is the third that counts as the start, when the load is steady."""
     started_s, found = time.monotonic(), list[Memory]()
     while (at_s := time.monotonic() - started_s) < seconds:
-        stack = gateway.stack
-        found.append(Memory(at_s, resident_mib(stack.envoy.pid), resident_mib(stack.keytoll.pid)))
+        stack, spare = gateway.stack, await _spare_mib(gateway.run_dir / "admin.sock")
+        found.append(
+            Memory(at_s, resident_mib(stack.envoy.pid), spare, resident_mib(stack.keytoll.pid), callers.running)
+        )
         await asyncio.sleep(min(1.0, seconds / 60))
     return found[2:]
+
+
+async def _spare_mib(admin: Path) -> float:
+    with short_path(admin) as path:
+        transport = httpx.AsyncHTTPTransport(uds=path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=30) as client:
+            told = (await client.get("/memory")).json()
+    return (int(told["heap_size"]) - int(told["allocated"])) / 2**20
 
 
 async def _is_settled(gateway: CountedGateway) -> bool:
@@ -113,7 +134,8 @@ async def _is_settled(gateway: CountedGateway) -> bool:
 def _judge_memory(found: Audit, memory: list[Memory]) -> None:
     """Whatever grows with each request would be seen between the middle and the end."""
     middle, end = memory[len(memory) // 2], memory[-1]
-    for name, before, after in (("Envoy", middle.envoy, end.envoy), ("Keytoll", middle.keytoll, end.keytoll)):
+    used = [(memory.envoy - memory.envoy_spare, memory.keytoll) for memory in (middle, end)]
+    for name, before, after in zip(("Envoy", "Keytoll"), *used, strict=True):
         if after > before * _GROWTH + _SLACK_MIB:
             found.violations.append(f"{name} grew from {before:.0f} to {after:.0f} MiB")
 
