@@ -59,7 +59,7 @@ def _record(answers: Admitted, number: int, key: int) -> dict[str, object]:
         "attempts": 1,
         "decision_id": check["decision_id"],
         "entry": check["entry"],
-        "usage": {"prompt_tokens": 40, "completion_tokens": 24, "total_tokens": 64},
+        "usage": {"usage": '{"prompt_tokens": 40, "completion_tokens": 24, "total_tokens": 64}'},
         "lua": None,
     }
 
