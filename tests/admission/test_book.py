@@ -4,6 +4,7 @@ import asyncio
 import random
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -153,8 +154,7 @@ def test_a_line_that_a_crash_cut_loses_no_other(tmp_path: Path, garbage: bytes) 
     file.append(entry(1))
     file.close()
     (segment,) = tmp_path.iterdir()
-    with segment.open("ab") as out:
-        out.write(garbage + b"\n")
+    segment.write_bytes(segment.read_bytes().rstrip(b"\0") + garbage + b"\n")
     again, entries = opened(tmp_path)
     assert entries == [entry(1)]
     again.append(entry(2))
@@ -166,7 +166,7 @@ def test_any_cut_of_the_file_gives_back_every_whole_line_before_it(tmp_path: Pat
     for number in range(5):
         file.append(entry(number))
     (segment,) = tmp_path.iterdir()
-    whole = segment.read_bytes()
+    whole = segment.read_bytes().rstrip(b"\0")
     for cut in random.Random(1).sample(range(len(whole) + 1), 40):
         for path in tmp_path.iterdir():
             path.unlink()
@@ -177,19 +177,32 @@ def test_any_cut_of_the_file_gives_back_every_whole_line_before_it(tmp_path: Pat
 
 
 async def test_an_admission_that_cannot_be_written_holds_nothing(tmp_path: Path) -> None:
-    book = await book_in(tmp_path)
+    """The disk gives room for a segment as a whole, so that it is full between two of them."""
+    book = HoldBook(AdmissionsFile(tmp_path, segment_lines=1), monotonic=Clock())
+    await book.restore(Ledger())  # type: ignore[arg-type]
     book.place(entry(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (segment,) = tmp_path.iterdir()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size + 20, hard))  # Python ignores SIGXFSZ
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # Python ignores SIGXFSZ
     try:
-        with pytest.raises(OSError, match=r"full|large"):
-            book.place(entry(2))
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"full|large"):
+                book.place(entry(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(book) == 1
-    book.place(entry(3))  # once there is room again the torn line stays apart
+    assert len(list(tmp_path.iterdir())) == 1
+    book.place(entry(3))
     assert [e.decision_id for e in opened(tmp_path)[1]] == [entry(1).decision_id, entry(3).decision_id]
+
+
+def test_lines_of_any_length_are_kept_or_refused_in_whole(tmp_path: Path) -> None:
+    file, _ = opened(tmp_path, segment_lines=100)
+    owners = ["users/" + "u" * length for length in (1, 20_000, 40_000, 60_000, 3)]
+    for number, owner in enumerate(owners):
+        file.append(replace(entry(number), owner=owner))
+    with pytest.raises(OSError, match="too long"):
+        file.append(replace(entry(9), owner="users/" + "u" * 70_000))
+    assert [each.owner for each in opened(tmp_path)[1]] == owners
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

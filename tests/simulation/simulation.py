@@ -563,12 +563,13 @@ class Simulation:
         return lambda: undo(decision) if self._cut_admissions() else None
 
     def _cut_admissions(self) -> bool:
-        """Cut some of the last line that was written; return whether that makes it unreadable."""
+        """Leave out some of the last line that was written; return whether that makes it unreadable."""
         path = max((self.folder / "admissions").iterdir())
-        data = path.read_bytes()
+        whole = path.read_bytes()
+        data = whole.rstrip(b"\0")
         line_bytes = len(data) - (data.rstrip(b"\n").rfind(b"\n") + 1)
         lost_bytes = self.random.choice((0, 1, 2, self.random.randint(0, line_bytes), line_bytes))
-        path.write_bytes(data[: len(data) - lost_bytes])
+        path.write_bytes(data[: len(data) - lost_bytes].ljust(len(whole), b"\0"))
         return lost_bytes >= 2  # all but the end of the line is enough
 
     # --- time ---

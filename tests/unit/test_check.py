@@ -317,7 +317,6 @@ async def test_what_cannot_be_recorded_is_not_admitted(bench: Bench) -> None:
     assert "disk" not in denied.body
     bench.obstacle = None
     bench.file.close()
-    bench.file._fd = -1
     assert (await bench.check()).denied_response.status.code == 503
     assert len(bench.book) == 0
 

@@ -67,7 +67,7 @@ class LargeBodies:
 
     def end(self, decision_id: UUID) -> None:
         """Forget the body of a decision that is settled."""
-        if (request_id := self._decided.pop(decision_id, None)) is not None:
+        if self._decided and (request_id := self._decided.pop(decision_id, None)) is not None:
             self.refuse(request_id)
 
     def _has_room(self, key_id: str, size_bytes: int) -> bool:
