@@ -1,8 +1,8 @@
 """Admission: the error contract, reason by reason and in its order."""
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -24,8 +24,10 @@ from keytoll.core.decision import (
     Reason,
     Request,
     Rules,
+    Scalar,
     decide,
     decide_by_headers,
+    shape_of,
 )
 from keytoll.core.endpoints import ENDPOINTS
 from keytoll.core.holds import KeyHolds
@@ -49,17 +51,36 @@ OFFER = Offer(
 RULES = Rules(Calendar(ZoneInfo("Asia/Shanghai")), "CNY", {"m": OFFER})
 NOW_US = to_us(datetime(2026, 11, 25, 12, tzinfo=UTC))
 KEY = Key("key_1", "users/alice", "production", b"", "7f2a", Quota(), None, 0)
-REQUEST = Request("POST", "/v1/chat/completions", "application/json", 100, {"model": "m"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request in its parts, so that a test can change one of them."""
+
+    method: str
+    path: str
+    content_type: str
+    declared_bytes: int | None
+    facts: Mapping[str, Scalar]
+    source: str = ""
+
+    @property
+    def request(self) -> Request:
+        shape = shape_of(method=self.method, path=self.path, content_type=self.content_type, facts=self.facts)
+        return Request(shape, self.declared_bytes, self.source)
+
+
+REQUEST = Asked("POST", "/v1/chat/completions", "application/json", 100, {"model": "m"})
 
 
 def judged(
-    request: Request = REQUEST, *, key: Key = KEY, totals: Totals | None = None, holds: KeyHolds | None = None
+    request: Asked = REQUEST, *, key: Key = KEY, totals: Totals | None = None, holds: KeyHolds | None = None
 ) -> Admission | Read | Denial:
     account = Account(key, totals or Totals(), holds or KeyHolds())
-    return decide(account=account, request=request, rules=RULES, now_us=NOW_US)
+    return decide(account=account, request=request.request, rules=RULES, now_us=NOW_US)
 
 
-def asking(**facts: Any) -> Request:
+def asking(**facts: Any) -> Asked:
     return replace(REQUEST, facts={"model": "m", **facts})
 
 
@@ -209,7 +230,7 @@ def test_a_spent_key_is_told_which_limit_was_hit_and_when_it_resets(quota: Quota
 def test_the_checks_run_in_the_order_of_the_error_contract() -> None:
     """Each step mends the first fault; the next one must then show."""
     key = replace(KEY, expires_at_us=NOW_US, quota=Quota(QuotaKind.TOTAL, 0))
-    request = Request("GET", "/nowhere", "text/plain", MAX_BODY_BYTES + 1, {"stream": "x", "store": True})
+    request = Asked("GET", "/nowhere", "text/plain", MAX_BODY_BYTES + 1, {"stream": "x", "store": True})
     steps: list[tuple[Reason, dict[str, Any]]] = [
         (Reason.EXPIRED_KEY, {}),
         (Reason.UNKNOWN_PATH, {"path": "/v1/responses"}),
@@ -232,8 +253,8 @@ def test_the_checks_run_in_the_order_of_the_error_contract() -> None:
 
 
 def test_headers_alone_judge_all_that_headers_tell_and_nothing_of_the_body() -> None:
-    def by_headers(request: Request, key: Key = KEY) -> Denial | None:
-        return decide_by_headers(account=Account(key), request=request, rules=RULES, now_us=NOW_US)
+    def by_headers(request: Asked, key: Key = KEY) -> Denial | None:
+        return decide_by_headers(account=Account(key), request=request.request, rules=RULES, now_us=NOW_US)
 
     bare = replace(REQUEST, facts={})
     assert by_headers(bare) is None
@@ -272,7 +293,7 @@ def test_only_an_outage_may_be_retried() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/v1/models/org/name", "/v1/key"])
 def test_a_read_needs_a_key_that_lives_and_nothing_else(path: str) -> None:
-    request = Request("GET", path, "", None, {})
+    request = Asked("GET", path, "", None, {})
     spent = replace(KEY, quota=Quota(QuotaKind.TOTAL, 0))
     assert judged(request, key=spent) == Read(spent, ENDPOINTS["/v1/key" if path == "/v1/key" else "/v1/models"], 0)
     assert denied(judged(request, key=replace(KEY, expires_at_us=1))).reason is Reason.EXPIRED_KEY
@@ -292,7 +313,7 @@ def test_a_price_applies_from_its_date_on() -> None:
     offer = replace(OFFER, prices=(*OFFER.prices, dearer))
     for now_us, price in ((NOW_US - 1, OFFER.prices[0]), (NOW_US, dearer), (NOW_US + 1, dearer), (-1, OFFER.prices[0])):
         verdict = decide(
-            account=Account(KEY), request=REQUEST, rules=replace(RULES, offers={"m": offer}), now_us=now_us
+            account=Account(KEY), request=REQUEST.request, rules=replace(RULES, offers={"m": offer}), now_us=now_us
         )
         assert isinstance(verdict, Admission)
         assert verdict.price == price
@@ -318,7 +339,7 @@ def test_a_request_holds_its_worst_case() -> None:
     rules = replace(RULES, offers={"m": offer})
 
     def worst(**facts: Any) -> int | None:
-        verdict = decide(account=Account(KEY), request=asking(**facts), rules=rules, now_us=NOW_US)
+        verdict = decide(account=Account(KEY), request=asking(**facts).request, rules=rules, now_us=NOW_US)
         assert isinstance(verdict, Admission)
         return verdict.worst_nano
 
@@ -348,7 +369,7 @@ def test_only_the_limits_that_an_endpoint_obeys_make_a_hold_smaller(path: str, o
 
     def bounded(**facts: Any) -> int | None:
         request = replace(asking(**facts), path=path)
-        verdict = decide(account=Account(KEY), request=request, rules=rules, now_us=NOW_US)
+        verdict = decide(account=Account(KEY), request=request.request, rules=rules, now_us=NOW_US)
         assert isinstance(verdict, Admission)
         return verdict.worst_nano
 
@@ -375,8 +396,8 @@ def test_a_network_is_judged_right_after_the_expiry_in_both_checks(judge: Callab
     assert denied(judge(replace(REQUEST, source=""), key=key)).reason is Reason.NETWORK_NOT_ALLOWED
 
 
-def by_headers(request: Request, *, key: Key) -> Denial | None:
-    return decide_by_headers(account=Account(key), request=request, rules=RULES, now_us=NOW_US)
+def by_headers(request: Asked, *, key: Key) -> Denial | None:
+    return decide_by_headers(account=Account(key), request=request.request, rules=RULES, now_us=NOW_US)
 
 
 def test_a_model_that_a_key_may_not_use_is_told_apart_from_one_that_is_not_there() -> None:
@@ -401,7 +422,7 @@ def test_an_old_secret_works_until_its_time_to_the_microsecond() -> None:
         (Account(KEY, by_old_secret=True), False),
         (Account(key), True),
     ):
-        verdict = decide(account=account, request=REQUEST, rules=RULES, now_us=NOW_US)
+        verdict = decide(account=account, request=REQUEST.request, rules=RULES, now_us=NOW_US)
         assert isinstance(verdict, Admission) == admitted
         assert admitted or verdict == UNKNOWN_KEY
 
@@ -414,7 +435,7 @@ def test_what_is_left_counts_what_is_spent_held_and_the_requests_own_hold() -> N
     assert isinstance(verdict, Admission)
     assert verdict.worst_nano is not None
     assert verdict.left_nano == 1000 - 100 - 50 - verdict.worst_nano
-    read = judged(Request("GET", "/v1/key", "", None, {}), key=key, totals=totals, holds=holds)
+    read = judged(Asked("GET", "/v1/key", "", None, {}), key=key, totals=totals, holds=holds)
     assert isinstance(read, Read)
     assert read.left_nano == 1000 - 100 - 50
 

@@ -63,7 +63,8 @@ class AdmissionsFile:
         if self._lines >= self._segment_lines:
             self._begin(self._active + 1)
         self._write(_admission_line(admitted, request_id))
-        self._note(admitted.decision_id, self._active)
+        self._segment_of[admitted.decision_id.int] = self._active
+        self._under_way[self._active] += 1
 
     def void(self, decision_id: UUID) -> None:
         """Note that an admission came to nothing, and forget it."""

@@ -1,13 +1,14 @@
 """Admission: is this request of this key let through, and if not, what is the caller told.
 
-The checks run in the order of `_CHECKS`, the cheapest and most identifying first; the first that objects decides. A
-denial is a value with one reason, and one table (`ANSWERS`) maps reasons to what OpenAI's SDKs see. An outage is not
-decided here: it is an exception, and Check answers for it with `UNAVAILABLE`.
+The checks run in the order in which `decide` names them, the cheapest and most identifying first; the first that objects
+decides. What many requests have alike, their `Shape`, is judged once. A denial is a value with one reason, and one table
+(`ANSWERS`) maps reasons to what OpenAI's SDKs see. An outage is not decided here: it is an exception, and Check answers
+for it with `UNAVAILABLE`.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from keytoll.core.keys import Key
 from keytoll.core.money import currency_symbol, format_amount
 from keytoll.core.months import Calendar, Month, to_datetime
 from keytoll.core.offer import Offer, Offers, PriceVersion
-from keytoll.core.quota import Quota, QuotaKind, Totals, is_spent
+from keytoll.core.quota import QuotaKind, Totals, is_spent
 from keytoll.core.worst_case import worst_case_nano
 
 Scalar = str | float | bool
@@ -34,9 +35,6 @@ FORM_CONTENT_TYPE = re.compile(r"multipart/form-data\s*;.*", re.ASCII | re.IGNOR
 
 JSON_CONTENT_TYPE = re.compile(r"application/([\w.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
 """The content types whose body Envoy reads. The same expression stands in envoy.yaml."""
-
-
-_USUAL_CONTENT_TYPE = "application/json"
 
 
 class Reason(StrEnum):
@@ -155,17 +153,55 @@ UNCHARGEABLE = Denial(Reason.UNAVAILABLE, "The gateway can't record requests at 
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What Envoy tells of a request. `facts` are the leaves it read from a JSON body; empty if it read none.
+class Shape:
+    """What many requests have alike, and all that this alone tells of them, which so is judged once for them all.
+
+    `misplaced`, `mistyped` and `misread` are what is wrong with path and method, with the content type, and with what
+    Envoy read of the body. Where nothing is, `answers` is the larger of `n` and `best_of`, 1 unless given, and
+    `output_limit` the largest token limit that the endpoint obeys, None if none was given.
+    """
+
+    endpoint: Endpoint | None
+    misplaced: Denial | None
+    mistyped: Denial | None
+    misread: Denial | None
+    model: Scalar = ""
+    stream: bool = False
+    wants_usage: bool = False
+    answers: int = 1
+    output_limit: int | None = None
+
+
+def shape_of(*, method: str, path: str, content_type: str, facts: Mapping[str, Scalar]) -> Shape:
+    """Return the shape of a request. `facts` are the leaves that Envoy read from a JSON body; empty if it read none."""
+    endpoint = endpoint_at(path)
+    misplaced, mistyped = _misplaced(endpoint, method), _mistyped(endpoint, content_type)
+    misread = _bad_body(endpoint, facts) or _bad_field(facts) or _stored_state(facts)
+    if endpoint is None or misread is not None:
+        return Shape(endpoint, misplaced, mistyped, misread)
+    limits = [int(facts[name]) for name in endpoint.limits if name in facts]
+    return Shape(
+        endpoint,
+        misplaced,
+        mistyped,
+        misread,
+        model=facts["model"],
+        stream=facts.get("stream") is True,
+        wants_usage=facts.get("include_usage") is True,
+        answers=max([1, *(int(facts[name]) for name in _ANSWERS if name in facts)]),
+        output_limit=max(limits) if limits else None,
+    )
+
+
+# Request, Admission and Account are made for every Check, and a tuple is made in a fraction of a frozen dataclass's time.
+class Request(NamedTuple):
+    """What Envoy tells of a request: its shape, and what is its own.
 
     `source` is the address of the client as Envoy sees it, which no header of the client's changes.
     """
 
-    method: str
-    path: str
-    content_type: str
+    shape: Shape
     declared_bytes: int | None
-    facts: Mapping[str, Scalar]
     source: str = ""
 
 
@@ -225,143 +261,98 @@ class Account(NamedTuple):
     allowance: Allowance | None = None
 
 
-# Admission, Account and _Case are made for every Check, and a tuple is made in a fraction of a frozen dataclass's time.
-class _Case(NamedTuple):
-    key: Key
-    account: Account
-    request: Request
-    rules: Rules
-    now_us: int
-    month: Month
-    found: Endpoint | None
-
-    @property
-    def endpoint(self) -> Endpoint:
-        if self.found is None:
-            raise LookupError("checked before")
-        return self.found
-
-
 def decide(*, account: Account, request: Request, rules: Rules, now_us: int) -> Admission | Read | Denial:
     """Judge a request whose body Envoy has read, at the instant `now_us`, to whose month an admission belongs."""
-    case = _case(account, request, rules, now_us)
-    if (denial := _first(_CHECKS, case)) is not None:
+    shape, month = request.shape, rules.calendar.month(now_us)
+    if (denial := _key_denial(account, request.source, rules, now_us) or shape.misplaced) is not None:
         return denial
-    if case.endpoint.read:
-        return Read(account.key, case.endpoint, _left_nano(case))
-    if (denial := _first(_BODY_CHECKS, case)) is not None:
+    if (endpoint := _found(shape)).read:
+        return Read(account.key, endpoint, _left_nano(account, month))
+    denial = (
+        shape.mistyped or shape.misread or _length_denial(request) or _model_denial(account.key, shape.model, rules)
+    )
+    if denial is not None:
         return denial
-    return _admission(case)
+    return _quota_denial(account, rules, month) or _admission(account, request, rules, month, endpoint, now_us)
 
 
 def decide_by_headers(*, account: Account, request: Request, rules: Rules, now_us: int) -> Denial | None:
     """Judge what headers alone tell, before Envoy buffers a large body. None: the body may come, `decide` follows."""
-    return _first(_HEADER_CHECKS, _case(account, request, rules, now_us))
+    shape = request.shape
+    denial = _key_denial(account, request.source, rules, now_us) or shape.misplaced or shape.mistyped
+    return denial or _length_denial(request) or _quota_denial(account, rules, rules.calendar.month(now_us))
 
 
-def _case(account: Account, request: Request, rules: Rules, now_us: int) -> _Case:
-    month, endpoint = rules.calendar.month(now_us), endpoint_at(request.path)
-    return _Case(account.key, account, request, rules, now_us, month, endpoint)
+def _found(shape: Shape) -> Endpoint:
+    if shape.endpoint is None:
+        raise LookupError("checked before")
+    return shape.endpoint
 
 
-def _first(checks: "tuple[_Check, ...]", case: _Case) -> Denial | None:
-    for check in checks:
-        if (denial := check(case)) is not None:
-            return denial
-    return None
-
-
-def _admission(case: _Case) -> Admission | Denial:
-    key, facts, endpoint = case.key, case.request.facts, case.endpoint
-    offer = case.rules.offers[str(facts["model"])]
-    price, answers = offer.prices_at(case.now_us), _answers(facts)
-    worst_nano = _worst_nano(case, offer, price, answers)
-    totals, holds, month = case.account.totals, case.account.holds, case.month.name
-    allowance = case.account.allowance
-    if not fits(quota=key.quota, totals=totals, holds=holds, month=month, worst_nano=worst_nano, allowance=allowance):
-        return _held(case, worst_nano)
-    return Admission(
-        key=key,
-        offer=offer,
-        price=price,
+def _admission(
+    account: Account, request: Request, rules: Rules, month: Month, endpoint: Endpoint, now_us: int
+) -> Admission | Denial:
+    key, totals, holds, _, allowance = account
+    shape, declared_bytes, _ = request
+    offer, name = rules.offers[str(shape.model)], month.name
+    price = offer.prices_at(now_us)
+    worst_nano = worst_case_nano(
         endpoint=endpoint,
-        stream=facts.get("stream") is True,
-        wants_usage=facts.get("include_usage") is True,
-        many_answers=answers > 1,
-        admitted_at_us=case.now_us,
-        month=month,
-        worst_nano=worst_nano,
-        left_nano=_left_nano(case, worst_nano),
-    )
-
-
-def _left_nano(case: _Case, worst_nano: int | None = 0) -> int | None:
-    quota, totals, holds = case.key.quota, case.account.totals, case.account.holds
-    return left_beside_nano(quota=quota, totals=totals, holds=holds, month=case.month.name, worst_nano=worst_nano)
-
-
-def _answers(facts: Mapping[str, Scalar]) -> int:
-    if _ANSWERS.isdisjoint(facts):
-        return 1
-    return max(int(facts[name]) for name in _ANSWERS if name in facts)
-
-
-def _worst_nano(case: _Case, offer: Offer, price: PriceVersion, answers: int) -> int | None:
-    facts, declared = case.request.facts, case.request.declared_bytes
-    limits = [int(facts[name]) for name in case.endpoint.limits if name in facts]
-    return worst_case_nano(
-        endpoint=case.endpoint,
         offer=offer,
         prices=price.prices,
-        body_bytes=MAX_BODY_BYTES if declared is None else declared,
-        output_limit=max(limits) if limits else None,
-        answers=answers,
+        body_bytes=MAX_BODY_BYTES if declared_bytes is None else declared_bytes,
+        output_limit=shape.output_limit,
+        answers=shape.answers,
     )
+    quota = key.quota
+    if not fits(quota=quota, totals=totals, holds=holds, month=name, worst_nano=worst_nano, allowance=allowance):
+        return _held(key, rules, HeldBack(name, worst_nano))
+    left_nano = _left_nano(account, month, worst_nano)
+    asks = (shape.stream, shape.wants_usage, shape.answers > 1)
+    return Admission(key, offer, price, endpoint, *asks, now_us, name, worst_nano, left_nano)
 
 
-def _secret(case: _Case) -> Denial | None:
-    valid_until_us = case.key.old_valid_until_us
-    if case.account.by_old_secret and (valid_until_us is None or case.now_us >= valid_until_us):
+def _left_nano(account: Account, month: Month, worst_nano: int | None = 0) -> int | None:
+    key, totals, holds, _, _ = account
+    return left_beside_nano(quota=key.quota, totals=totals, holds=holds, month=month.name, worst_nano=worst_nano)
+
+
+def _key_denial(account: Account, source: str, rules: Rules, now_us: int) -> Denial | None:
+    key = account.key
+    if account.by_old_secret and (key.old_valid_until_us is None or now_us >= key.old_valid_until_us):
         return UNKNOWN_KEY
+    if key.disabled:
+        return Denial(Reason.DISABLED_KEY, f'The API key "{key.name}" is disabled')
+    if key.expires_at_us is not None and now_us >= key.expires_at_us:
+        since = _local_time(key.expires_at_us, rules)
+        return Denial(Reason.EXPIRED_KEY, f'The API key "{key.name}" expired at {since}')
+    if key.allowed_networks is not None and not key.allowed_networks.hold(source):
+        message = f'The API key "{key.name}" may not be used from this network'
+        return Denial(Reason.NETWORK_NOT_ALLOWED, message)
     return None
 
 
-def _disabled(case: _Case) -> Denial | None:
-    if case.key.disabled:
-        return Denial(Reason.DISABLED_KEY, f'The API key "{case.key.name}" is disabled')
+def _local_time(at_us: int, rules: Rules) -> str:
+    return to_datetime(at_us).astimezone(rules.calendar.zone).isoformat(timespec="seconds")
+
+
+def _length_denial(request: Request) -> Denial | None:
+    if request.declared_bytes is not None and request.declared_bytes > MAX_BODY_BYTES:
+        return Denial(Reason.TOO_LARGE, f"The request is too large; at most {MAX_BODY_BYTES // 2**20} MiB are taken")
     return None
 
 
-def _expiry(case: _Case) -> Denial | None:
-    expires_at_us = case.key.expires_at_us
-    if expires_at_us is None or case.now_us < expires_at_us:
-        return None
-    since = to_datetime(expires_at_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
-    return Denial(Reason.EXPIRED_KEY, f'The API key "{case.key.name}" expired at {since}')
-
-
-def _network(case: _Case) -> Denial | None:
-    networks = case.key.allowed_networks
-    if networks is None or networks.hold(case.request.source):
-        return None
-    message = f'The API key "{case.key.name}" may not be used from this network'
-    return Denial(Reason.NETWORK_NOT_ALLOWED, message)
-
-
-def _endpoint(case: _Case) -> Denial | None:
-    endpoint = case.found
+def _misplaced(endpoint: Endpoint | None, method: str) -> Denial | None:
     if endpoint is None:
         return Denial(Reason.UNKNOWN_PATH, "Unknown path; see the gateway's documentation for the endpoints it serves")
-    if case.request.method != endpoint.method:
+    if method != endpoint.method:
         message = f"This endpoint takes {endpoint.method} only"
         return Denial(Reason.METHOD_NOT_ALLOWED, message, allow=endpoint.method)
     return None
 
 
-def _content_type(case: _Case) -> Denial | None:
-    body, content_type = case.endpoint.body, case.request.content_type
-    if body is Body.JSON and content_type == _USUAL_CONTENT_TYPE:
-        return None
+def _mistyped(endpoint: Endpoint | None, content_type: str) -> Denial | None:
+    body = Body.NONE if endpoint is None else endpoint.body
     if body is Body.JSON and JSON_CONTENT_TYPE.fullmatch(content_type) is None:
         return Denial(Reason.BAD_BODY, "The body must be JSON, with Content-Type: application/json")
     if body is Body.FORM and FORM_CONTENT_TYPE.fullmatch(content_type) is None:
@@ -369,33 +360,25 @@ def _content_type(case: _Case) -> Denial | None:
     return None
 
 
-def _declared_length(case: _Case) -> Denial | None:
-    declared = case.request.declared_bytes
-    if declared is not None and declared > MAX_BODY_BYTES:
-        return Denial(Reason.TOO_LARGE, f"The request is too large; at most {MAX_BODY_BYTES // 2**20} MiB are taken")
-    return None
-
-
-def _body(case: _Case) -> Denial | None:
-    if case.request.facts.get("too_complex") is not None:
+def _bad_body(endpoint: Endpoint | None, facts: Mapping[str, Scalar]) -> Denial | None:
+    if facts.get("too_complex") is not None:
         return Denial(Reason.TOO_LARGE, "The body holds too many values")
     # Envoy always sets `model`, to "" where it is missing: without it the body was not read, and nothing is known.
-    if case.request.facts.get("bad_body") is not None or "model" not in case.request.facts:
+    if facts.get("bad_body") is not None or "model" not in facts:
         # Envoy's parser also refuses whole numbers from 2^63 to 2^64 - 1, and doubles out of range.
         message = "The body is not valid JSON, or holds a number that is out of range"
-        if case.endpoint.body is Body.FORM:
+        if endpoint is not None and endpoint.body is Body.FORM:
             message = "The form is not complete, or written in a way that could be misread; see RFC 7578"
         return Denial(Reason.BAD_BODY, message)
     return None
 
 
 _BOOLEANS = {"stream": "stream", "include_usage": "stream_options.include_usage"}
-_ANSWERS = frozenset(("n", "best_of"))
+_ANSWERS = ("n", "best_of")
 _WHOLE = ("n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
-def _fields(case: _Case) -> Denial | None:
-    facts = case.request.facts
+def _bad_field(facts: Mapping[str, Scalar]) -> Denial | None:
     for fact, param in _BOOLEANS.items():
         # A lax backend might take "true" or 1 for true and stream, where nothing would ask it for the usage.
         if not isinstance(facts.get(fact, False), bool):
@@ -413,60 +396,44 @@ def _is_whole(value: Scalar) -> bool:
 _STATEFUL = ("store", "background", "previous_response_id", "conversation", "prompt")
 
 
-def _stored_state(case: _Case) -> Denial | None:
+def _stored_state(facts: Mapping[str, Scalar]) -> Denial | None:
     # Tenants share the backends' accounts: what one stores, another could read.
     for name in _STATEFUL:
-        if case.request.facts.get(name, False) is not False:
+        if facts.get(name, False) is not False:
             return Denial(Reason.REFUSED_FIELD, f"`{name}` is not supported: this gateway keeps no state", name)
     return None
 
 
-def _model(case: _Case) -> Denial | None:
-    model = case.request.facts["model"]
+def _model_denial(key: Key, model: Scalar, rules: Rules) -> Denial | None:
     if not isinstance(model, str) or not model:
         return Denial(Reason.MISSING_MODEL, "`model` must be given, as a string", "model")
-    if model not in case.rules.offers:
+    if model not in rules.offers:
         return Denial(Reason.UNKNOWN_MODEL, "This model does not exist, or this key may not use it", "model")
-    if not case.key.allows(model):
-        return Denial(Reason.MODEL_NOT_ALLOWED, f'The API key "{case.key.name}" may not use this model', "model")
+    if not key.allows(model):
+        return Denial(Reason.MODEL_NOT_ALLOWED, f'The API key "{key.name}" may not use this model', "model")
     return None
 
 
-def _quota(case: _Case) -> Denial | None:
-    quota = case.key.quota
-    if not is_spent(quota, case.account.totals, case.month.name):
+def _quota_denial(account: Account, rules: Rules, month: Month) -> Denial | None:
+    key = account.key
+    if not is_spent(key.quota, account.totals, month.name):
         return None
-    if quota.kind is QuotaKind.MONTHLY:
-        resets_at = to_datetime(case.month.end_us).astimezone(case.rules.calendar.zone).isoformat(timespec="seconds")
-        when = f"it resets at {resets_at}"
+    if key.quota.kind is QuotaKind.MONTHLY:
+        when = f"it resets at {_local_time(month.end_us, rules)}"
     else:
         when = "it does not reset; raise it or use another key"
-    return Denial(Reason.QUOTA_SPENT, f"The {_named(quota, case)} is spent; {when}")
+    return Denial(Reason.QUOTA_SPENT, f"The {_named(key, rules)} is spent; {when}")
 
 
-def _held(case: _Case, worst_nano: int | None) -> Denial:
+def _held(key: Key, rules: Rules, held_back: HeldBack) -> Denial:
     return Denial(
         Reason.QUOTA_HELD,
-        f"What is left of the {_named(case.key.quota, case)} may be used up by its requests that are under way; "
+        f"What is left of the {_named(key, rules)} may be used up by its requests that are under way; "
         "try again when one of them has finished",
-        held_back=HeldBack(case.month.name, worst_nano),
+        held_back=held_back,
     )
 
 
-def _named(quota: Quota, case: _Case) -> str:
-    limit = currency_symbol(case.rules.currency) + format_amount(quota.limit_nano or 0)
-    return f'{quota.kind.value} quota of the API key "{case.key.name}", {limit},'
-
-
-_Check = Callable[[_Case], Denial | None]
-_CHECKS: tuple[_Check, ...] = (_secret, _disabled, _expiry, _network, _endpoint)
-_HEADER_CHECKS: tuple[_Check, ...] = (*_CHECKS, _content_type, _declared_length, _quota)
-_BODY_CHECKS: tuple[_Check, ...] = (
-    _content_type,
-    _body,
-    _fields,
-    _stored_state,
-    _declared_length,
-    _model,
-    _quota,
-)
+def _named(key: Key, rules: Rules) -> str:
+    limit = currency_symbol(rules.currency) + format_amount(key.quota.limit_nano or 0)
+    return f'{key.quota.kind.value} quota of the API key "{key.name}", {limit},'

@@ -8,7 +8,8 @@ def uuid7(at_us: int, random: bytes) -> UUID:
     if len(random) != 10:
         raise ValueError("a UUIDv7 takes 10 random bytes")
     milliseconds = (at_us // 1000) & (2**48 - 1)
-    bits = (milliseconds << 80) | int.from_bytes(random)
-    bits = bits & ~(0xF << 76) | (0x7 << 76)  # version
-    bits = bits & ~(0x3 << 62) | (0x2 << 62)  # variant
-    return UUID(int=bits)
+    return UUID(int=milliseconds << 80 | int.from_bytes(random) & _RANDOM | _VERSION_AND_VARIANT)
+
+
+_VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
+_RANDOM = 2**80 - 1 & ~(0xF << 76 | 0x3 << 62)

@@ -10,10 +10,9 @@ body before Envoy buffers it, and returns no metadata. `full` decides.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -40,8 +39,10 @@ from keytoll.core.decision import (
     Request,
     Rules,
     Scalar,
+    Shape,
     decide,
     decide_by_headers,
+    shape_of,
 )
 from keytoll.core.ids import uuid7
 from keytoll.core.ledger import Admitted
@@ -158,7 +159,10 @@ class CheckHandler:
         # Only here is the secret's form looked at: a key that is known has it.
         if stored is MISS and not is_well_formed(KEY_PREFIX, secret):
             return self._refuse_malformed(attributes, started_s)
-        kind, request = _kind(attributes), _request(attributes, http.method, http.path, headers)
+        kind, shape = _shape(attributes, http.method, http.path, headers.get("content-type", ""))
+        declared_bytes = _declared_bytes(headers.get("content-length", ""))
+        source = headers.get(_SOURCE_HEADER) or _peer(_joined(attributes.source))
+        request = Request(shape, declared_bytes, source)
         asked = _Asked(kind, started_s, digest, headers.get("x-request-id", ""), request)
         if stored is MISS:
             self._metrics.checks.misses += 1
@@ -326,15 +330,9 @@ _KEY_KIND = AttributeContext(context_extensions={"kind": "key"}).SerializeToStri
 """The entry, as it is encoded, by which envoy.yaml tells the headers-only Check."""
 
 
-def _request(attributes: Asked.Attributes, method: str, path: str, headers: Mapping[str, str]) -> Request:
-    return Request(
-        method,
-        path.partition("?")[0],
-        headers.get("content-type", ""),
-        _declared_bytes(headers.get("content-length", "")),
-        _facts(b"".join(attributes.metadata_context)),
-        headers.get(_SOURCE_HEADER) or _peer(b"".join(attributes.source)),
-    )
+def _joined(parts: Sequence[bytes]) -> bytes:
+    """Return a message of which several parts may have come: by protobuf's rule it is what they are together."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _SOURCE_HEADER = "x-envoy-external-address"
@@ -350,27 +348,39 @@ def _peer(peer: bytes) -> str:
 def _declared_bytes(length: str) -> int | None:
     if not (length.isascii() and length.isdigit()):
         return None
-    return int(length.lstrip("0")[:_LENGTH_DIGITS] or "0")
+    return int(length if len(length) <= _LENGTH_DIGITS else length.lstrip("0")[:_LENGTH_DIGITS] or "0")
 
 
 _LENGTH_DIGITS = 19
 """More are cut off: the number is far too large as it is, and Python refuses to read thousands of them."""
 
 
-def _facts(metadata_context: bytes) -> Mapping[str, Scalar]:
-    """Return the leaves of the body. Most requests have the same few: these are remembered as they were encoded."""
-    remembered = len(metadata_context) <= _MOST_REMEMBERED_BYTES
-    return (_remembered_facts if remembered else _decoded_facts)(metadata_context)
+def _shape(attributes: Asked.Attributes, method: str, path: str, content_type: str) -> tuple[str, Shape]:
+    """Return the kind of a Check, and its request's shape. Most requests have the same few: these are remembered, by what
+    Envoy told of them as it was encoded."""
+    metadata = _joined(attributes.metadata_context)
+    path = path.partition("?")[0]
+    is_remembered = len(metadata) + len(path) + len(content_type) <= _MOST_REMEMBERED_BYTES
+    shape = (_remembered_shape if is_remembered else _judged_shape)(method, path, content_type, metadata)
+    return _kind(attributes), shape
 
 
 _MOST_REMEMBERED_BYTES = 512
 """Callers choose what is remembered, so that each must be small."""
 
 
-def _decoded_facts(metadata_context: bytes) -> Mapping[str, Scalar]:
+def _judged_shape(method: str, path: str, content_type: str, metadata: bytes) -> Shape:
+    return shape_of(method=method, path=path, content_type=content_type, facts=_facts(metadata))
+
+
+_remembered_shape = lru_cache(maxsize=4096)(_judged_shape)
+
+
+def _facts(metadata_context: bytes) -> Mapping[str, Scalar]:
+    """Return the leaves of the body."""
     metadata = Metadata.FromString(metadata_context).filter_metadata
     if FACTS not in metadata:
-        return MappingProxyType({})
+        return {}
     values: dict[str, Scalar] = {}
     for name, value in metadata[FACTS].fields.items():
         kind = value.WhichOneof("kind")
@@ -378,10 +388,7 @@ def _decoded_facts(metadata_context: bytes) -> Mapping[str, Scalar]:
             values[name] = getattr(value, kind)
         elif kind is not None and kind != "null_value":
             values[name] = ""  # present, and nothing that a rule accepts
-    return MappingProxyType(values)
-
-
-_remembered_facts = lru_cache(maxsize=4096)(_decoded_facts)
+    return values
 
 
 def _placed(admission: Admission, decision_id: UUID) -> Admitted:

@@ -46,25 +46,27 @@ class Head:
     refusal: Refusal | None = None
 
 
-@dataclass(slots=True, eq=False)
 class Call:
     """A call whose HTTP/2 stream is open.
 
-    It is `open` until it is answered or refused; a stream of answers has `begun` before. `answer` is kept for as long as it may turn out to be void. `left` is set
-    if the peer reset the stream, `whole` if all of the request is here.
+    It is `open` until it is answered or refused; a stream of answers has `begun` before. `answer` is kept for as long as
+    it may turn out to be void. `left` is set if the peer reset the stream, `whole` if all of the request is here.
     """
 
-    stream_id: int
-    head: Head
+    # What most calls never have stands with the class: to set it in each would take as long as to answer it.
     open: bool = True
     begun: bool = False
-    whole: bool = False
     left: bool = False
     body: bytearray | None = None
     answer: bytes | None = None
     work: "asyncio.Future[bytes] | None" = None
     timer: asyncio.TimerHandle | None = None
     leave: Callable[[], None] | None = None
+
+    def __init__(self, stream_id: int, head: Head, *, whole: bool) -> None:
+        self.stream_id = stream_id
+        self.head = head
+        self.whole = whole
 
     def void(self) -> None:
         """Give back the answer, if there is one: it reached nobody."""

@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         call.whole = event.end_stream
         if not call.open:
             return  # it was refused, and what still comes is dropped
-        if event.end_stream and call.body is None:
+        if call.whole and call.body is None:
             self._serve(call, event.data)
         else:
             self._collect(call, event.data)
@@ -217,19 +217,17 @@ class Connection(asyncio.Protocol):
 
     def _serve(self, call: Call, body: bytes | bytearray) -> None:
         message = wire.message_in(body, call.head.encoding, most_bytes=self._limits.message_bytes)
-        if isinstance(message, Refusal):
+        if not isinstance(message, bytes):
             return self._refuse(call, message)
-        self._drop_body(call)
+        if call.body is not None:
+            self._drop_body(call, call.body)
+        method = call.head.method
         try:
-            return self._hand_over(call, message)
+            if isinstance(method, Stream):
+                return self._feed(call, method, message)
+            found = method.handle(message)
         except Exception as error:  # noqa: BLE001 - whatever a method raises is an answer to its peer
             return self._refuse(call, _refusal_of(error, call))
-
-    def _hand_over(self, call: Call, message: bytes) -> None:
-        method = call.head.method
-        if isinstance(method, Stream):
-            return self._feed(call, method, message)
-        found = method.handle(message)
         if isinstance(found, bytes):
             return self._answer(call, found)
         call.work = asyncio.ensure_future(found)
@@ -318,12 +316,12 @@ class Connection(asyncio.Protocol):
 
     def _end(self, call: Call) -> None:
         call.end()
-        self._drop_body(call)
-
-    def _drop_body(self, call: Call) -> None:
         if call.body is not None:
-            self._room.give(len(call.body))
-            call.body = None
+            self._drop_body(call, call.body)
+
+    def _drop_body(self, call: Call, body: bytearray) -> None:
+        self._room.give(len(body))
+        call.body = None
 
     def _reset(self, call: Call, code: ErrorCode) -> None:
         self._send(call, lambda stream_id: self._http2.reset_stream(stream_id, code))

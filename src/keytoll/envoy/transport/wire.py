@@ -1,6 +1,7 @@
 """What gRPC puts into HTTP/2: statuses, the prefix of a message, deadlines. Nothing here knows a connection."""
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -72,6 +73,7 @@ COMPRESSED = refusal(
 )
 STOPPING = refusal(Code.UNAVAILABLE, "Keytoll is stopping")
 
+_PREFIX = struct.Struct(">BI")
 _PREFIX_BYTES = 5
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -79,18 +81,20 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 
 def framed(message: bytes) -> bytes:
     """Return a message with its prefix."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+    return _PREFIX.pack(0, len(message)) + message
 
 
 def message_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int) -> bytes | Refusal:
     """Return the one message that a whole body must hold, or why it doesn't."""
+    if (held := len(body) - _PREFIX_BYTES) >= 0 and _PREFIX.unpack_from(body) == (0, held) and held <= most_bytes:
+        return bytes(body[_PREFIX_BYTES:])
+    return _problem_in_whole(body, encoding, most_bytes=most_bytes)
+
+
+def _problem_in_whole(body: bytes | bytearray, encoding: bytes, *, most_bytes: int) -> Refusal:
     if (problem := problem_in(body, encoding, most_bytes=most_bytes)) is not None:
         return problem
-    if not body:
-        return NO_MESSAGE
-    if len(body) < _PREFIX_BYTES or len(body) - _PREFIX_BYTES < int.from_bytes(body[1:_PREFIX_BYTES], "big"):
-        return CUT_MESSAGE
-    return bytes(body[_PREFIX_BYTES:])
+    return CUT_MESSAGE if body else NO_MESSAGE
 
 
 def problem_in(body: bytes | bytearray, encoding: bytes, *, most_bytes: int) -> Refusal | None:
