@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import uvloop
 
 from bench.load import MODEL
+from keytoll import memory
 from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
@@ -94,6 +95,7 @@ async def serve(transport: str, socket: Path, store_path: Path, admissions: Path
         else EnvoyServer(socket, check=check, void=check.void, als=None)
     )
     await server.start()
+    memory.settle_in()
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _HOLD_S)

@@ -20,7 +20,7 @@ import structlog
 from starlette.types import ASGIApp
 
 import keytoll.envoy
-from keytoll import __version__, logs
+from keytoll import __version__, logs, memory
 from keytoll.admission.bodies import LargeBodies
 from keytoll.admission.cache import KeyCache
 from keytoll.admission.file import AdmissionsFile
@@ -80,6 +80,7 @@ async def serve(settings: Settings) -> None:
             raise CannotStart(str(error)) from error
         except OSError as error:
             raise CannotStart(f"can't start: {error}") from error
+        memory.settle_in()
         _log.info("ready", version=__version__, run_dir=str(settings.run_dir), source=settings.source.value)
         await keytoll.run_until(stop)
         _log.info("stopping")

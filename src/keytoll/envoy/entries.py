@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from google.protobuf.json_format import MessageToDict
 
 from keytoll.core.ledger import Entry, usage_from
@@ -60,7 +61,7 @@ def shared_facts(*, model: str, endpoint: str, price_id: str, prices: Prices, mo
 def from_journal(line: bytes) -> Logged | Gone | None:
     """Return what one line of the journal tells; None if its request isn't over yet, or has no id. Raises UnreadableEntry."""
     try:
-        record = json.loads(line)
+        record = _read(line)
         if record["type"] != "DownstreamEnd":
             return None
         if "gone" in record:
@@ -106,6 +107,13 @@ def from_als(message: HttpAccessLogEntry) -> Logged | None:
         )
     except _MISTAKES as error:
         raise _unreadable(error) from error
+
+
+def _read(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)  # which takes a little more, such as half a surrogate pair: what can be read is charged
 
 
 _MISTAKES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
