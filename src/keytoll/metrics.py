@@ -37,15 +37,13 @@ class Checks(Collector):
         self.hits = 0
         self.misses = 0
         self._reasons = dict.fromkeys(Reason, 0)
-        self._durations = {kind: [0] * (len(_CHECK_BUCKETS) + 1) for kind in ("key", "full")}
-        self._seconds = dict.fromkeys(self._durations, 0.0)
+        self._durations = {kind: _Durations(_CHECK_BUCKETS) for kind in ("key", "full")}
 
     def count(self, kind: str, reason: Reason | None, seconds: float) -> None:
         """Count a Check that was answered; the headers-only one has no reason unless it refuses."""
         if reason is not None:
             self._reasons[reason] += 1
-        self._durations[kind][bisect_left(_CHECK_BUCKETS, seconds)] += 1
-        self._seconds[kind] += seconds
+        self._durations[kind].count(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Tell what was counted."""
@@ -62,11 +60,45 @@ class Checks(Collector):
     def _histogram(self) -> HistogramMetricFamily:
         text = "Time from receiving a Check to its answer."
         family = HistogramMetricFamily("keytoll_check_duration_seconds", text, labels=["kind"])
-        bounds = [*map(str, _CHECK_BUCKETS), "+Inf"]
-        for kind, numbers in self._durations.items():
-            if any(numbers):
-                family.add_metric([kind], list(zip(bounds, accumulate(numbers), strict=True)), self._seconds[kind])
+        for kind, durations in self._durations.items():
+            if any(durations.numbers):
+                family.add_metric([kind], durations.buckets, durations.seconds)
         return family
+
+
+class Lags(Collector):
+    """How long settlement took, counted as `Checks` are."""
+
+    def __init__(self) -> None:
+        self._durations = _Durations(_LAG_BUCKETS)
+        self.count = self._durations.count
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell what was counted."""
+        text = "Time from the end of a request to its charge."
+        family = HistogramMetricFamily("keytoll_settlement_lag_seconds", text, labels=[])
+        family.add_metric([], self._durations.buckets, self._durations.seconds)
+        yield family
+
+
+class _Durations:
+    """How many durations were at most each of some bounds, in seconds, and their sum."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.numbers = [0] * (len(bounds) + 1)
+        self.seconds = 0.0
+
+    def count(self, seconds: float) -> None:
+        """Count one."""
+        self.numbers[bisect_left(self._bounds, seconds)] += 1
+        self.seconds += seconds
+
+    @property
+    def buckets(self) -> list[tuple[str, float]]:
+        """The bounds and how many were at most each, as Prometheus tells them."""
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self.numbers), strict=True))
 
 
 class Metrics:
@@ -122,12 +154,8 @@ class Metrics:
             registry=registry,
         )
         self.holds = Gauge("keytoll_holds", "Admitted requests that are not settled yet.", registry=registry)
-        self.settlement_lag = Histogram(
-            "keytoll_settlement_lag_seconds",
-            "Time from the end of a request to its charge.",
-            buckets=_LAG_BUCKETS,
-            registry=registry,
-        )
+        self.settlement_lag = Lags()
+        registry.register(self.settlement_lag)
         self.store_errors = Counter("keytoll_store_errors", "Calls that the store could not serve.", registry=registry)
         self.journal_position = Gauge(
             "keytoll_journal_position_bytes", "Bytes of the newest journal file that are settled.", registry=registry

@@ -126,6 +126,8 @@ class Settlement:
         Whoever posted them may not have been told of it: the store's answer was lost, or is still on its way. So the cache
         may lack their charges, and their holds are about to end.
         """
+        if len(new) == len(entries):  # all of them are new
+            return
         told = {charge.entry.decision_id for charge in new}
         self._cache.doubt({entry.key_id for entry in entries if entry.decision_id not in told})
 
@@ -184,7 +186,7 @@ class Settlement:
         metrics.entries.labels("unreadable").inc(len(batch.rejected))
         now_us = self._clock()
         for item in logged:
-            metrics.settlement_lag.observe(max(0, now_us - item.ended_at_us) / 1_000_000)
+            metrics.settlement_lag.count(max(0, now_us - item.ended_at_us) / 1_000_000)
         for charge in posted.conflicts:
             _log.error("conflicting_entry", decision_id=str(charge.entry.decision_id), key_id=charge.entry.key_id)
         for kept_out in batch.rejected:

@@ -18,11 +18,14 @@ Group = tuple[str, str, str, str]
 
 def by_account(charges: Iterable[Charge]) -> Mapping[Account, int]:
     """Return what the charges add to each account. Raises OverflowError where that alone is beyond 64 bits."""
-    added_nano: defaultdict[Account, int] = defaultdict(int)
+    alike_nano: defaultdict[tuple[str, str, str], int] = defaultdict(int)
     for charge in charges:
         entry = charge.entry
-        for account in ((entry.key_id, LIFETIME), (entry.key_id, entry.month), (entry.owner, entry.month)):
-            added_nano[account] = add_totals(added_nano[account], charge.amount_nano)
+        alike_nano[entry.key_id, entry.owner, entry.month] += charge.amount_nano
+    added_nano: defaultdict[Account, int] = defaultdict(int)
+    for (key_id, owner, month), amount_nano in alike_nano.items():
+        for account in ((key_id, LIFETIME), (key_id, month), (owner, month)):
+            added_nano[account] = add_totals(added_nano[account], amount_nano)
     return added_nano
 
 
@@ -39,15 +42,15 @@ def newest_admissions(charges: Iterable[Charge]) -> Iterable[Mapping[str, str | 
     """Return, for each key, its newest admission among the charges, as USE_KEY takes it."""
     newest_us: dict[str, int] = {}
     for charge in charges:
-        key_id, at_us = charge.entry.key_id, charge.entry.admitted_at_us
-        newest_us[key_id] = max(at_us, newest_us.get(key_id, at_us))
+        entry = charge.entry
+        if entry.admitted_at_us >= newest_us.get(entry.key_id, 0):
+            newest_us[entry.key_id] = entry.admitted_at_us
     return [{"id": key_id, "at_us": at_us} for key_id, at_us in newest_us.items()]
 
 
 def totals_of_keys(charges: Iterable[Charge], spent_nano: Mapping[Account, int]) -> Mapping[str, Totals]:
     """Return the totals of the charged keys, of the months that were charged, from what each account has spent now."""
     months: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for charge in charges:
-        key_id, month = charge.entry.key_id, charge.entry.month
+    for key_id, month in {(charge.entry.key_id, charge.entry.month) for charge in charges}:
         months[key_id][month] = spent_nano[key_id, month]
     return {key_id: Totals(spent_nano[key_id, LIFETIME], by_month) for key_id, by_month in months.items()}

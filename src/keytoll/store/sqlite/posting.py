@@ -46,10 +46,12 @@ async def _known(transaction: Transaction, charges: Iterable[Charge]) -> Known:
 
 async def _insert(transaction: Transaction, charges: Sequence[Charge], given_up: Mapping[str, str]) -> None:
     """Insert charges. Those of decisions that were given up refer to the row that says so, which is open no more."""
-    refers_to = [given_up.get(str(charge.entry.decision_id)) for charge in charges]
     # Rows are made by generators, which the connection's thread runs: a large batch must not hold up the event loop.
-    await transaction.repeat(queries.INSERT_CHARGE, map(rows.charge_row, charges, refers_to))
-    if given_up:
+    if not given_up:
+        await transaction.repeat(queries.INSERT_CHARGE, map(rows.charge_row, charges))
+    else:
+        refers_to = [given_up.get(str(charge.entry.decision_id)) for charge in charges]
+        await transaction.repeat(queries.INSERT_CHARGE, map(rows.charge_row, charges, refers_to))
         await transaction.repeat(queries.CLOSE_UNSETTLED, ((id_,) for id_ in refers_to if id_ is not None))
 
 
