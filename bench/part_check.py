@@ -20,7 +20,7 @@ OF_CPP = Target("CPU of a Check, of an empty handler of the C++ gRPC library", 1
 OF_BARE = Target("CPU of a Check, of an Envoy without any filter", 0.4)
 ROUNDS, SECONDS, CONNECTIONS = 5, 3, 32
 _BINARY = PROJECT / ".bench" / "empty_server"
-_PACKAGES = "g++ pkg-config libgrpc++-dev protobuf-compiler-grpc"
+_PACKAGES = "g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc"
 _BUILD = """
 protoc -I bench -I protos --cpp_out="$1" --grpc_out="$1" --plugin=protoc-gen-grpc="$(command -v grpc_cpp_plugin)" \\
   authorization.proto keytoll/envoy/messages/check.proto

@@ -32,6 +32,12 @@ def test_journal_and_als_tell_the_same_entry() -> None:
     assert from_grpc.entry.fingerprint == logged(5).entry.fingerprint
 
 
+def test_a_line_is_charged_if_any_reader_of_json_takes_it() -> None:
+    """Half of a surrogate pair, or a number that is none, in what isn't charged by costs nobody a charge."""
+    for odd in (rb'"\ud800"', b"NaN", b"-Infinity"):
+        assert from_journal(line(5)[:-2] + b', "odd": ' + odd + b"}\n") == logged(5)
+
+
 async def test_als_entries_become_charges_and_garbage_none(desk: Desk) -> None:
     sink = AlsSink(desk.settlement, clock=desk.clock)
     for message in (als_message(1, 2), als_message(), b"\xff\xff garbage", als_message(3)):
