@@ -105,9 +105,13 @@ def free_bytes(folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What an Envoy said of itself. A restart counts failures anew, and shows in its uptime."""
+    """What an Envoy said of itself. A restart counts failures anew, and shows in when it made its admin socket.
 
-    uptime_s: int
+    It shows in the uptime as well, but that stands among all that this Envoy was built with: to tell it takes Envoy
+    longer than a request.
+    """
+
+    bound_us: int | None
     failures: int
 
 
@@ -175,10 +179,10 @@ class DiskGuard:
     async def _rise(self, name: str, admin: Admin) -> int:
         """Return how many writes failed since the last look. The first look takes what it finds as past."""
         try:
-            seen = _Seen(await admin.uptime_s(), await admin.log_writes_failed())
+            seen = _Seen(admin.bound_us(), await admin.log_writes_failed())
         except AdminUnavailable:  # away: it serves nobody
             return 0
         before = self._seen.get(name, seen)
         self._seen[name] = seen
-        restarted = seen.uptime_s < before.uptime_s or seen.failures < before.failures
+        restarted = seen.bound_us != before.bound_us or seen.failures < before.failures
         return seen.failures if restarted else seen.failures - before.failures
