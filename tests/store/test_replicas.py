@@ -244,6 +244,29 @@ async def test_who_is_alone_gets_the_last_request_and_others_are_asked_for_what_
     heard.cancel()
 
 
+async def test_what_is_given_back_while_more_is_asked_for_is_no_longer_the_asker_s_whole(
+    stores: list[PostgresStore], url: str
+) -> None:
+    """Another may be granted it next, as the whole of what is left: two would run beyond the limit."""
+    one, other, _ = await joined(stores)
+    key = await kept_key(stores[0], 5)
+    of = KeyMonth(key.id, MONTH)
+    last = await stores[0].ask(one, of, ONE)
+    assert last is not None
+    assert (last.granted.granted_nano, last.whole) == (5, True)
+    async with connected(url) as giving_back, connected(url) as looking, giving_back.transaction():
+        await giving_back.execute("UPDATE grants SET granted_nano = 0, version = nextval('grant_versions')")
+        asking = asyncio.create_task(stores[0].ask(one, of, ONE))
+        while not await looking.fetchval("SELECT COUNT(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+    answer = await asking
+    assert answer is not None
+    assert (answer.granted.granted_nano, answer.whole) == (0, False)
+    next_ = await stores[1].ask(other, of, ONE)
+    assert next_ is not None
+    assert (next_.granted.granted_nano, next_.whole) == (5, True)
+
+
 async def test_a_spent_key_says_so_with_its_totals(stores: list[PostgresStore]) -> None:
     (member, *_), key = await joined(stores), await kept_key(stores[0], limit_nano=100)
     await stores[1].post(Batch([make_charge(100, key_id=key.id)]))

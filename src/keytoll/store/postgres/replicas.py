@@ -60,9 +60,11 @@ async def ask(transaction: Transaction, *, member: Member, of: KeyMonth, ask: As
     )
     added = of._asdict() | {"replica": member.replica, "more_nano": found.more_nano}
     ((granted_nano, version),) = await transaction.fetch(queries.ADD_GRANT, added)
+    # What the replica gave back since its grant was read is no longer its own, and somebody else may have it next.
+    whole = found.whole and granted_nano == (own_nano or 0) + found.more_nano
     if found.outcome is Outcome.HELD:
         await tell(transaction, Word.RECALL, [of.key_id])
-    return Answer(found.outcome, Granted(granted_nano, version), found.whole, stored.totals, stored.revision)
+    return Answer(found.outcome, Granted(granted_nano, version), whole, stored.totals, stored.revision)
 
 
 async def take(
