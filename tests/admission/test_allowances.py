@@ -9,8 +9,9 @@ import pytest
 from admission.replicas import new_key, replica_on
 from postgres_server import PostgresServer
 
-from keytoll.store.base import Granted, KeyMonth
-from keytoll.store.replicas import Member
+from keytoll.core.allowance import Ask
+from keytoll.store.base import Granted, KeyMonth, StoreUnavailable
+from keytoll.store.replicas import Answer, Member
 
 
 async def test_what_is_on_its_way_back_is_no_longer_the_whole_of_what_is_left(
@@ -42,3 +43,22 @@ async def test_what_is_on_its_way_back_is_no_longer_the_whole_of_what_is_left(
             await asyncio.sleep(0)
         assert await one.ask(secret, 10) == "rate_limit_exceeded"
         assert 97 + await one.settle() + await other.settle() <= 100 + 10
+
+
+async def test_who_was_granted_the_whole_without_hearing_of_it_asks_again_and_has_it(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could use it, so a key's last request must not wait for what is in doubt to be found out."""
+    url = await postgres.emptied_database()
+    async with replica_on(url, "a", tmp_path / "a") as one:
+        _, secret = await new_key(one, 5)
+        ask = one.store.ask
+
+        async def lost(member: Member, of: KeyMonth, wanted: Ask) -> Answer | None:
+            await ask(member, of, wanted)
+            raise StoreUnavailable("the connection is lost")
+
+        monkeypatch.setattr(one.store, "ask", lost)
+        assert await one.ask(secret, 10) == "service_unavailable"
+        monkeypatch.setattr(one.store, "ask", ask)
+        assert await one.ask(secret, 10) == "allowed"

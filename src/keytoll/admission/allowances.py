@@ -276,7 +276,7 @@ class Allowances:
         purse = self._purse(of)
         if answer.granted.version > purse.told.version:
             # What is on its way back, others may have before it is known here that it arrived.
-            purse.whole = answer.whole and not purse.leaving_nano and not purse.doubtful
+            purse.whole = answer.whole and not purse.leaving_nano
         purse.take_over(answer.granted)
         self._cache.apply(Posted(answer.revision, totals={of.key_id: answer.totals}))
         if answer.outcome is Outcome.HELD:
