@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from posting import calling_by_hand
 from starlette.responses import JSONResponse, Response
 
 from e2e.conftest import Gateway, until
@@ -103,32 +104,12 @@ async def _endings(gateway: Gateway, kind: str) -> Sequence[Ending]:
 
 async def _call_until_the_end(gateway: Gateway, ending: Ending) -> None:
     """Call on one connection, one request after another, until one was sent after the key's end."""
-    async with _connection(gateway, ending.key["secret"]) as post:
+    port, secret = gateway.stack.settings.ports.data, ending.key["secret"]
+    async with calling_by_hand(port, secret=secret, path="/v1/embeddings") as caller:
         ended = False
         while not ended:
             ended, sent_s = ending.ended_s is not None, time.monotonic()
-            ending.calls.append(Call(sent_s, await post()))
-
-
-@asynccontextmanager
-async def _connection(gateway: Gateway, secret: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """Give what posts a request and returns its status: by hand, since a thousand callers have one CPU."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.stack.settings.ports.data)
-    head = f"POST /v1/embeddings HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {secret}\r\n".encode()
-    request = head + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
-
-    async def post() -> int:
-        writer.write(request)
-        lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        (length,) = (line.partition(b":")[2] for line in lines if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length))
-        return int(lines[0].split()[1])
-
-    try:
-        yield post
-    finally:
-        writer.close()
-        await writer.wait_closed()
+            ending.calls.append(Call(sent_s, (await caller.post(BODY)).status))
 
 
 async def _in_use(every: Sequence[Ending]) -> bool:

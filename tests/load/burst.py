@@ -67,7 +67,7 @@ async def burst(
     limit_nano = int(worth * WORST_NANO)
     key = await gateway.new_key(quota={"kind": "total", "limit": f"{limit_nano / 10**9:.9f}"})
     asks = list(islice(costly(first=first, output=output, limit=WORST_TOKENS, delay_ms=delay_ms), callers))
-    async with calling(gateway.url, key["secret"], connections=callers) as clients:
+    async with calling(gateway.url, secret=key["secret"], connections=callers) as clients:
         outcomes = await asyncio.gather(*(clients.insist(ask, retries=2) for ask in asks))
     answered = sum(each.number in range(first, first + callers) for each in gateway.served())
     rows = await gateway.until_settled(key, answered)

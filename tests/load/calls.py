@@ -98,16 +98,18 @@ class Callers:
 
 
 @asynccontextmanager
-async def calling(url: str, secret: str, *, connections: int = 800) -> AsyncIterator[Callers]:
-    """Open clients that send the key's secret."""
-    limits = httpx.Limits(max_connections=connections // _POOLS, max_keepalive_connections=connections // _POOLS)
+async def calling(*urls: str, secret: str, connections: int = 800) -> AsyncIterator[Callers]:
+    """Open clients that send the key's secret, to each of the URLs in turn."""
+    pools = -(-_POOLS // len(urls)) * len(urls)
+    each = -(-connections // pools)
+    limits = httpx.Limits(max_connections=each, max_keepalive_connections=each)
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     async with AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
                 httpx.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits, trust_env=False)
             )
-            for _ in range(_POOLS)
+            for url in urls * (pools // len(urls))
         ]
         yield Callers(clients)
 
@@ -141,14 +143,15 @@ class Load:
 
     async def more(self, number: int, *, status: int = 200) -> None:
         """Return once so many more have ended with this status: then what follows falls amid answers, on any machine."""
-        goal = self._ended(status) + number
+        goal = self.ended(status) + number
 
         async def reached() -> bool:
-            return self._ended(status) >= goal
+            return self.ended(status) >= goal
 
         await until(reached)
 
-    def _ended(self, status: int) -> int:
+    def ended(self, status: int) -> int:
+        """Return how many have ended with this status so far."""
         return sum(outcome.status == status for outcome in self.outcomes)
 
     async def _run(self, stop: asyncio.Event) -> None:

@@ -52,7 +52,7 @@ class Ended:
 async def end_envoy(gateway: CountedGateway, plan: Plan, *, first: int = 10_000) -> Ended:
     """Carry out the plan."""
     key = await gateway.new_key()
-    async with calling(gateway.url, key["secret"]) as callers:
+    async with calling(gateway.url, secret=key["secret"]) as callers:
         load = Load(callers, mixed(Random(SEED), first=first), per_second=plan.per_second)
         async with load.running():
             ended_s = await _end(load, gateway, plan)

@@ -60,7 +60,7 @@ async def fill(
     `lossy`: Envoy comes to writes that fail, and what it answered meanwhile may be lost.
     """
     key = await gateway.new_key()
-    async with calling(gateway.url, key["secret"]) as callers:
+    async with calling(gateway.url, secret=key["secret"]) as callers:
         load = Load(callers, mixed(Random(SEED), first=first), per_second=per_second)
         async with load.running():
             await load.more(answers)

@@ -71,7 +71,10 @@ async def survive(gateway: CountedGateway, plan: Plan, *, first: int = 10_000) -
     random, key = Random(SEED), await gateway.new_key()
     limit = f"{plan.small_limit_nano / 10**9:.9f}"
     small_key = await gateway.new_key(quota={"kind": "total", "limit": limit})
-    async with calling(gateway.url, key["secret"]) as callers, calling(gateway.url, small_key["secret"]) as small:
+    async with (
+        calling(gateway.url, secret=key["secret"]) as callers,
+        calling(gateway.url, secret=small_key["secret"]) as small,
+    ):
         load = Load(callers, mixed(random, first=first), per_second=plan.per_second)
         small_load = Load(small, _small_asks(SMALL_FIRST, delay_ms=50), per_second=plan.small_per_second)
         async with load.running(), small_load.running():

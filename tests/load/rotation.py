@@ -44,7 +44,7 @@ async def rotate(
     """Send requests until the journal was rotated so often; then perhaps wait until the settled segments are gone."""
     key, folder = await gateway.new_key(), gateway.run_dir / "journal"
     there_before = _made(folder)
-    async with calling(gateway.url, key["secret"]) as callers:
+    async with calling(gateway.url, secret=key["secret"]) as callers:
         load = Load(callers, mixed(Random(SEED), first=first), per_second=per_second)
         async with load.running():
             await until(lambda: _reached(folder, there_before + times))
