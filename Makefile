@@ -9,7 +9,7 @@ MESSAGES := src/keytoll/envoy/messages
 # From outside they would mix other modules into the environment that is set up here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help run test browser check format protos load soak real-backends bench deploy-check clean FORCE
+.PHONY: help run test browser check format protos load replicas soak real-backends bench deploy-check clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -55,6 +55,9 @@ load: $(STAMP) ## Put all of it under load, kill its parts, and audit the ledger
 
 soak: $(STAMP) ## Mixed requests at half of the highest rate, then memory and an audit (ten minutes; MINUTES=N)
 	@cd tests && ../$(BIN)/python -m load.soak $(MINUTES)
+
+replicas: $(STAMP) ## Prove what replicas promise, while they are killed, cut off and slowed down (half an hour; PART=NAME for one part)
+	@cd tests && ../$(BIN)/python -m replicas $(PART)
 
 real-backends: $(STAMP) ## Compare the ledger with real backends (installs over a gigabyte once; needs node and npm)
 	@cd tests && ../$(BIN)/python -m real_backends
