@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ async def test_a_time_out_of_the_gateways_cuts_an_answer_which_is_charged_all_th
     async with gateway_before(behind, tmp_path, timeout="1s") as url, caller_from(CALLER, url, key["secret"]) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post("/v1/chat/completions", json=counting(100))
-    assert float((await the_charge(behind, key))["amount"]) > 0
+    assert Decimal((await the_charge(behind, key))["amount"]) > 0
 
 
 def counting(words: int) -> dict[str, Any]:
